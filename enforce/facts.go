@@ -1,0 +1,84 @@
+package enforce
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A TLSState says how far TLS on a leg has come. The zero value is no knowledge
+// at all, and no knowledge refuses.
+type TLSState uint8
+
+// The states of a leg, with the words the record uses for them.
+const (
+	StateUnknown TLSState = iota
+	StateNone             // "none": the leg is settled in clear
+	StateOK               // "ok": a handshake succeeded
+	StateFailed           // "failed": a handshake was begun and failed, or STARTTLS was refused
+)
+
+func (s TLSState) String() string {
+	switch s {
+	case StateNone:
+		return "none"
+	case StateOK:
+		return "ok"
+	case StateFailed:
+		return "failed"
+	}
+	return "unknown"
+}
+
+// A Certificate is what rules want to know of the leaf that a peer showed.
+type Certificate struct {
+	DNSNames            []string // subject alternative names of type dNSName, as they stand
+	SHA256, SPKISHA256  [32]byte // of the whole certificate, of its SubjectPublicKeyInfo
+	NotBefore, NotAfter time.Time
+}
+
+// A ChainResult is the outcome of building a chain from what the peer showed to
+// a set of roots, at the time of the handshake. The zero value is untrusted.
+type ChainResult struct {
+	Verified bool
+	Reason   Reason // CertNotTrusted or CertExpired when not verified
+	Detail   string // why, in words; may quote the peer and is cut and escaped before it is shown
+}
+
+// A Leg is what is known of one end of a session.
+type Leg struct {
+	State   TLSState
+	Failure Reason // why State is none (StartTLSNotOffered) or failed; empty otherwise
+	Detail  string // of the failure, in words
+
+	Version uint16 // agreed on or, when the handshake failed, chosen by the peer; 0 when not known
+	Cipher  uint16 // likewise
+	Group   uint16 // key-exchange group; 0 when there was none
+	Resumed bool
+
+	Certificate *Certificate // nil: the peer showed none
+	// Chain verifies what the peer showed against the named roots: "" are those
+	// of [tls.trust], anything else is the ca of a rule. Nil means that there is
+	// nothing to verify. It is asked at most once a judgement and may cache.
+	Chain func(roots string) ChainResult
+}
+
+// Facts is all that is known of a session's two legs.
+type Facts struct {
+	Upstream, Client Leg
+	// RequireTLSOffered: the upstream lists REQUIRETLS inside TLS (RFC 8689).
+	RequireTLSOffered bool
+}
+
+// A Connection is what selects connection rules.
+type Connection struct {
+	Client   netip.Addr // whoever opened the connection
+	Upstream netip.Addr // the original destination
+}
+
+// An Address is the part of an envelope path that rules look at.
+type Address struct {
+	// Domain is a lower-case A-label domain without trailing dot. It is empty
+	// for the null reverse-path, for <postmaster>, and for a domain literal.
+	Domain  string
+	Literal bool // an address literal such as [192.0.2.1] stood where the domain does
+}

@@ -1,0 +1,95 @@
+package proxy
+
+import (
+	"net/netip"
+	"time"
+
+	"postern/enforce"
+)
+
+// Config is everything that a Server is told. It is made by reading a
+// configuration file and is never changed afterwards; a reload makes a new one.
+// Durations of zero and limits of zero are errors, not "unlimited".
+type Config struct {
+	Observe bool // mode = "observe": verdicts are recorded, not spoken
+
+	Intercept Intercept
+	Listen    Listen
+	TLS       TLS
+	SMTP      SMTP
+	Limits    Limits
+	Timeouts  Timeouts
+	Log       Log
+	Rules     []enforce.Rule // in the order of the file, without the built-in last one
+}
+
+// Intercept is how connections come to the proxy.
+type Intercept struct {
+	Method         string   // "tproxy", "redirect" or "none"
+	Interfaces     []string // where the connections come in
+	Ports          []uint16
+	Sources        []netip.Prefix // empty: all
+	Bypass         []netip.Prefix // sources or destinations left alone
+	PreserveSource bool           // the upstream sees the client's own address (tproxy)
+	Pass           bool           // when_down = "pass"
+}
+
+// Listen is where the proxy listens when it inherits no sockets.
+type Listen struct {
+	Addresses []netip.AddrPort
+	Upstream  string // host:port for every connection; "" is the original destination
+}
+
+// TLS is the floor of both legs and what is shown and trusted.
+type TLS struct {
+	MinVersion   uint16 // tls.VersionTLS12 or tls.VersionTLS13
+	Certificates []Certificate
+	TrustCA      string // "system", or a file of PEM roots
+}
+
+// Certificate names the files of one [[tls.certificate]].
+type Certificate struct {
+	Name, Cert, Key string
+}
+
+// BareNewline says what becomes of a CR or LF that stands alone in message content.
+type BareNewline uint8
+
+// The values of [smtp] bare_newline.
+const (
+	Normalize BareNewline = iota
+	RejectBare
+	PassBare
+)
+
+// SMTP is what the dialogue lets through.
+type SMTP struct {
+	BareNewline BareNewline
+	Extensions  []string // further EHLO keywords, upper case
+}
+
+// Limits bound what peers can make the proxy hold.
+type Limits struct {
+	Sessions          int // at once
+	SessionsPerSource int // at once, per client address (IPv6: per /64)
+	Recipients        int // per message
+	Line              int // octets of a command line
+	ReplyLines        int // of one upstream reply
+}
+
+// Timeouts bound each wait.
+type Timeouts struct {
+	Connect   time.Duration // dialling the upstream and its banner
+	Handshake time.Duration
+	Command   time.Duration // the next command, and the reply to one
+	Data      time.Duration // the next piece of message content
+	Final     time.Duration // the reply to end-of-data
+	Drain     time.Duration // what a stopping proxy gives to messages under way
+}
+
+// Log is where records and events go.
+type Log struct {
+	Format string // "json", "console" or "journal"
+	Output string // "stderr", "stdout" or a file
+	Level  string // a zap level: "debug", "info", "warn", "error"
+}
