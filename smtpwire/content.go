@@ -1,0 +1,204 @@
+package smtpwire
+
+import "bytes"
+
+// BareNewline says what Content does with a CR or LF that stands alone. Servers
+// disagree on whether such a thing ends a line, and so on where a message ends:
+// that is how messages are smuggled past a relay.
+type BareNewline uint8
+
+// The ways to deal with it.
+const (
+	Normalize  BareNewline = iota // it becomes CRLF
+	RejectBare                    // it is ErrBareNewline
+	PassBare                      // it passes, and is no end of a line here
+)
+
+// contentState is where Content stands in a line, and what it holds back: octets
+// that were consumed and whose meaning depends on what follows.
+type contentState uint8
+
+const (
+	lineStart contentState = iota // behind CRLF, or at the beginning
+	inLine                        //
+	heldCR                        // "\r"
+	heldCRs                       // "\r\r…", to become one CRLF
+	heldDot                       // "." behind CRLF
+	heldDotCR                     // ".\r" behind CRLF
+	madeStart                     // behind a CRLF that Normalize made
+	madeDot                       // "." there
+	madeDotCR                     // ".\r…" there
+)
+
+// Content finds the end of the message content that follows a 354 to DATA, and
+// deals with bare newlines on the way. The zero Content stands at the beginning
+// and normalizes.
+//
+// The end is CRLF "." CRLF and nothing else (RFC 5321 §4.1.1.4). Content passes
+// octet for octet otherwise: dots stay stuffed, and where Normalize makes a line
+// that is a lone dot, that dot is stuffed, since it was no end of data. A run of
+// CRs before LF becomes one CRLF: an empty line would end the header section.
+type Content struct {
+	Bare  BareNewline
+	state contentState
+}
+
+var (
+	crlf     = []byte("\r\n")
+	dotCRLF  = []byte(".\r\n")
+	stuffed  = []byte("..\r\n")
+	justCR   = []byte("\r")
+	justDot  = []byte(".")
+	dotCR    = []byte(".\r")
+	dotAndLF = []byte(".\n")
+)
+
+// Next looks at p, which continues the content. It consumed n octets of it, for
+// which out is to be sent on; out is part of p or a constant. Call it until p is
+// consumed or done, which says that out ends with the end of data.
+//
+// The only error is ErrBareNewline, under RejectBare; then nothing more may be
+// sent, the end least of all.
+func (c *Content) Next(p []byte) (out []byte, n int, done bool, err error) {
+	if len(p) == 0 {
+		return nil, 0, false, nil
+	}
+	switch c.state {
+	case lineStart, inLine:
+		return c.scan(p)
+	case madeStart:
+		c.state = inLine
+		if p[0] == '.' {
+			c.state = madeDot
+			return nil, 1, false, nil
+		}
+		return c.scan(p)
+	case heldCR:
+		return c.afterCR(p[0])
+	case heldCRs:
+		return c.afterCRs(p[0], crlf)
+	case heldDot:
+		return c.afterDot(p[0])
+	case heldDotCR:
+		return c.afterDotCR(p[0])
+	case madeDot:
+		switch p[0] {
+		case '\r':
+			c.state = madeDotCR
+			return nil, 1, false, nil
+		case '\n':
+			c.state = madeStart
+			return stuffed, 1, false, nil
+		}
+		c.state = inLine
+		return justDot, 0, false, nil
+	}
+	return c.afterCRs(p[0], stuffed) // madeDotCR
+}
+
+// scan passes over whole lines without copying, up to the first octet that has
+// to be held back or replaced.
+func (c *Content) scan(p []byte) (out []byte, n int, done bool, err error) {
+	i := 0
+	for i < len(p) {
+		if c.state == lineStart && p[i] == '.' {
+			if len(p)-i >= 3 && p[i+1] == '\r' && p[i+2] == '\n' {
+				return p[:i+3], i + 3, true, nil
+			}
+			if len(p)-i < 2 || p[i+1] == '\r' || p[i+1] == '\n' {
+				c.state = heldDot
+				return p[:i], i + 1, false, nil
+			}
+		}
+		c.state = inLine
+		lf := bytes.IndexByte(p[i:], '\n')
+		line := p[i:]
+		if lf >= 0 {
+			line = p[i : i+lf]
+		}
+		cr := bytes.IndexByte(line, '\r')
+		switch {
+		case cr >= 0 && cr == lf-1:
+			i += lf + 1
+			c.state = lineStart
+		case cr >= 0:
+			c.state = heldCR
+			return p[:i+cr], i + cr + 1, false, nil
+		case lf >= 0 && c.Bare == RejectBare:
+			return nil, 0, false, ErrBareNewline
+		case lf >= 0 && c.Bare == PassBare:
+			i += lf + 1
+		case lf >= 0 && i+lf > 0:
+			return p[:i+lf], i + lf, false, nil // the line; its LF is the next p[0]
+		case lf == 0:
+			c.state = madeStart
+			return crlf, 1, false, nil
+		default:
+			i = len(p)
+		}
+	}
+	return p, len(p), false, nil
+}
+
+func (c *Content) afterCR(next byte) (out []byte, n int, done bool, err error) {
+	switch {
+	case next == '\n':
+		c.state = lineStart
+		return crlf, 1, false, nil
+	case c.Bare == RejectBare:
+		return nil, 0, false, ErrBareNewline
+	case c.Bare == PassBare:
+		c.state = inLine
+		return justCR, 0, false, nil
+	}
+	return c.afterCRs(next, crlf)
+}
+
+// afterCRs ends a line that ended with one or more CRs; end is what stands for
+// it. A CR more changes nothing, and a LF belongs to them.
+func (c *Content) afterCRs(next byte, end []byte) (out []byte, n int, done bool, err error) {
+	if next == '\r' {
+		c.state = heldCRs
+		if len(end) == len(stuffed) {
+			c.state = madeDotCR
+		}
+		return nil, 1, false, nil
+	}
+	if next == '\n' {
+		c.state = lineStart // the last CR and this LF are a CRLF
+		return end, 1, false, nil
+	}
+	c.state = madeStart
+	return end, 0, false, nil
+}
+
+func (c *Content) afterDot(next byte) (out []byte, n int, done bool, err error) {
+	switch {
+	case next == '\r':
+		c.state = heldDotCR
+		return nil, 1, false, nil
+	case next != '\n':
+		c.state = inLine
+		return justDot, 0, false, nil
+	case c.Bare == RejectBare:
+		return nil, 0, false, ErrBareNewline
+	case c.Bare == PassBare:
+		c.state = inLine
+		return dotAndLF, 1, false, nil
+	}
+	c.state = madeStart
+	return stuffed, 1, false, nil
+}
+
+func (c *Content) afterDotCR(next byte) (out []byte, n int, done bool, err error) {
+	switch {
+	case next == '\n':
+		return dotCRLF, 1, true, nil
+	case c.Bare == RejectBare:
+		return nil, 0, false, ErrBareNewline
+	case c.Bare == PassBare:
+		c.state = inLine
+		return dotCR, 0, false, nil
+	}
+	return c.afterCRs(next, stuffed)
+}

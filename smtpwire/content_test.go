@@ -1,0 +1,144 @@
+package smtpwire
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// feed runs content through in pieces of the given sizes and returns what came
+// out, what was left behind the end of data, and whether that was found.
+func feed(t interface{ Fatalf(string, ...any) }, bare BareNewline, in []byte, size int) (out, rest []byte, done bool, err error) {
+	c := Content{Bare: bare}
+	for len(in) > 0 {
+		piece := in[:min(size, len(in))]
+		for steps := 0; len(piece) > 0; steps++ {
+			if steps > 4*size+16 {
+				t.Fatalf("no progress at %q", piece)
+			}
+			o, n, d, e := c.Next(piece)
+			out = append(out, o...)
+			piece, in = piece[n:], in[n:]
+			if d || e != nil {
+				return out, in, d, e
+			}
+		}
+	}
+	return out, nil, false, nil
+}
+
+func TestEndOfDataIsCRLFDotCRLFAndNothingElse(t *testing.T) {
+	for _, tc := range []struct {
+		name, in                  string
+		normalize, pass, left     string
+		open, refusedUnderReject bool
+	}{
+		{name: "empty message", in: ".\r\n", normalize: ".\r\n", pass: ".\r\n"},
+		{name: "one line", in: "a\r\n.\r\nQUIT", normalize: "a\r\n.\r\n", pass: "a\r\n.\r\n", left: "QUIT"},
+		{name: "stuffed dots stay stuffed", in: "..\r\n...a\r\n.\r\n", normalize: "..\r\n...a\r\n.\r\n", pass: "..\r\n...a\r\n.\r\n"},
+		{name: "LF . LF", in: "a\n.\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\n.\nb\r\n.\r\n", refusedUnderReject: true},
+		{name: "LF . CRLF", in: "a\n.\r\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\n.\r\nb\r\n.\r\n", refusedUnderReject: true},
+		{name: "CRLF . LF", in: "a\r\n.\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r\n.\nb\r\n.\r\n", refusedUnderReject: true},
+		{name: "CR . CR", in: "a\r.\rb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r.\rb\r\n.\r\n", refusedUnderReject: true},
+		{name: "CR . CRLF", in: "a\r.\r\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r.\r\nb\r\n.\r\n", refusedUnderReject: true},
+		{name: "CRLF . CR", in: "a\r\n.\rb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r\n.\rb\r\n.\r\n", refusedUnderReject: true},
+		{name: "CRLF . CR CRLF", in: "a\r\n.\r\r\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r\n.\r\r\nb\r\n.\r\n", refusedUnderReject: true},
+		{name: "CR CRLF is one end of line", in: "a\r\r\nb\r\r\n.\r\n", normalize: "a\r\nb\r\n.\r\n", pass: "a\r\r\nb\r\r\n.\r\n", refusedUnderReject: true},
+		{name: "end right behind a stuffed dot", in: "\n.\r\n.\r\n", normalize: "\r\n..\r\n.\r\n", pass: "\n.\r\n.\r\n", refusedUnderReject: true},
+		{name: "a line that begins with a dot behind LF", in: "a\n.b\r\n.\r\n", normalize: "a\r\n.b\r\n.\r\n", pass: "a\n.b\r\n.\r\n", refusedUnderReject: true},
+		{name: "NUL is content", in: "\x00\r\n.\x00\r\n.\r\n", normalize: "\x00\r\n.\x00\r\n.\r\n", pass: "\x00\r\n.\x00\r\n.\r\n"},
+		{name: "what could be the end is held back", in: "a\r\n.\r", normalize: "a\r\n", pass: "a\r\n", open: true},
+		{name: "a last line without its end", in: "a\r\n.b", normalize: "a\r\n.b", pass: "a\r\n.b", open: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for size := 1; size <= len(tc.in); size++ {
+				for bare, want := range map[BareNewline]string{Normalize: tc.normalize, PassBare: tc.pass} {
+					out, rest, done, err := feed(t, bare, []byte(tc.in), size)
+					if string(out) != want || string(rest) != tc.left || done == tc.open || err != nil {
+						t.Errorf("mode %d, pieces of %d: got %q, left %q, done %v, %v; want %q", bare, size, out, rest, done, err, want)
+					}
+				}
+				_, _, done, err := feed(t, RejectBare, []byte(tc.in), size)
+				if tc.refusedUnderReject != errors.Is(err, ErrBareNewline) || (err != nil && done) {
+					t.Errorf("reject, pieces of %d: done %v, %v", size, done, err)
+				}
+			}
+		})
+	}
+}
+
+// lax reads content as the most lenient server would: it takes any CR or LF for
+// the end of a line. It returns how many octets it took for the message.
+func lax(content []byte) int {
+	at, start := 0, true
+	for at < len(content) {
+		if start && content[at] == '.' && at+1 < len(content) && (content[at+1] == '\r' || content[at+1] == '\n') {
+			at += 2
+			if content[at-1] == '\r' && at < len(content) && content[at] == '\n' {
+				at++
+			}
+			return at
+		}
+		start = content[at] == '\r' || content[at] == '\n'
+		at++
+	}
+	return -1
+}
+
+func TestNormalizedContentHasOneEndForEveryServer(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := []byte(rapid.StringOf(rapid.SampledFrom([]rune{'\r', '\n', '.', 'a', 0})).Draw(t, "in") + "\r\n.\r\n")
+		size := rapid.IntRange(1, len(in)).Draw(t, "size")
+		checkNormalized(t, in, size)
+	})
+}
+
+func checkNormalized(t interface{ Fatalf(string, ...any) }, in []byte, size int) {
+	out, rest, done, err := feed(t, Normalize, in, size)
+	if err != nil {
+		t.Fatalf("%q: %v", in, err)
+	}
+	if len(out) > 2*len(in)+2 {
+		t.Fatalf("%q grew to %d octets", in, len(out))
+	}
+	// Where the message ends is decided by what came in, read strictly.
+	end := bytes.Index(append([]byte("\r\n"), in...), []byte("\r\n.\r\n"))
+	if done != (end >= 0) {
+		t.Fatalf("%q: done %v, strict end at %d", in, done, end)
+	}
+	if !done {
+		return
+	}
+	if taken := len(in) - len(rest); taken != end+3 {
+		t.Fatalf("%q: took %d octets, strictly %d", in, taken, end+3)
+	}
+	if n := lax(out); n != len(out) {
+		t.Fatalf("%q became %q, of which a lenient server takes %d octets for the message", in, out, n)
+	}
+	whole, _, _, _ := feed(t, Normalize, in, len(in))
+	if !bytes.Equal(whole, out) {
+		t.Fatalf("%q in pieces of %d gives %q, whole %q", in, size, out, whole)
+	}
+	if clean := bytes.ReplaceAll(in[:end+3], []byte("\r\n"), nil); bytes.IndexAny(clean, "\r\n") < 0 && !bytes.Equal(out, in[:end+3]) {
+		t.Fatalf("clean content %q was changed to %q", in[:end+3], out)
+	}
+}
+
+func FuzzContent(f *testing.F) {
+	f.Add([]byte("a\r\n.\r\n"), uint8(1))
+	f.Add([]byte("\n.\n\r\n.\r\n"), uint8(3))
+	f.Add([]byte("a\r.\r\r\n.\r\n"), uint8(2))
+	f.Fuzz(func(t *testing.T, in []byte, size uint8) {
+		if len(in) > 1<<16 {
+			return
+		}
+		checkNormalized(t, in, int(size)+1)
+		for _, bare := range []BareNewline{RejectBare, PassBare} {
+			if out, _, done, err := feed(t, bare, in, int(size)+1); err == nil && done && !bytes.HasPrefix(in, out) {
+				t.Fatalf("mode %d changed %q to %q", bare, in, out)
+			}
+		}
+	})
+}
