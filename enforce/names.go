@@ -17,12 +17,21 @@ import "strings"
 func MatchNames(dnsNames, patterns []string) bool {
 	for _, p := range patterns {
 		for _, n := range dnsNames {
-			if matchName(strings.ToLower(n), strings.ToLower(p)) {
+			if matchName(strings.Map(lowerASCII, n), strings.Map(lowerASCII, p)) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// lowerASCII folds the letters that DNS folds and no other: unicode has the
+// Kelvin sign become a k (RFC 4343 §3).
+func lowerASCII(r rune) rune {
+	if 'A' <= r && r <= 'Z' {
+		return r + 'a' - 'A'
+	}
+	return r
 }
 
 func matchName(name, pattern string) bool {
