@@ -74,11 +74,11 @@ func (c *check) acting() {
 	}
 	const late = "would come too late in a rule with %s, which is judged when the upstream leg is settled: expected in a rule without to_domains and from_domains"
 	if c.TLS == Off {
-		c.fail("tls", beside, `"off" `+late, beside)
+		c.fail("tls", "", `"off" `+late, beside)
 	}
 	for _, key := range []string{"server_name", "on_handshake_failure", "client_certificate", "client_starttls", "inspect"} {
 		if wrote(c.Rule, key) {
-			c.fail(key, beside, late, beside)
+			c.fail(key, "", late, beside)
 		}
 	}
 }
