@@ -1,0 +1,174 @@
+package enforce
+
+import (
+	"crypto/tls"
+	"fmt"
+	"slices"
+)
+
+// DefaultRule is the name of the built-in last rule: opportunistic, for all.
+const DefaultRule = "default"
+
+// A RuleError is one fault of one rule. The faults of a list are found all at
+// once, so one of them may be no more than the shadow of another; Beside and
+// Other say what else a fault rests on, for callers who know that to be faulty
+// itself and would rather not show both.
+type RuleError struct {
+	Rule   int    // which rule, counted from 0
+	Key    string // the configuration key at fault; "" when it is the rule as a whole
+	Beside string // the key of the same rule that Key is at odds with; "" when there is none
+	Other  int    // the earlier rule that is in the way; -1 when there is none
+	Msg    string // what was found and what was expected
+}
+
+// ConfigKey gives the place in the configuration: "rule[2].min_version".
+func (e RuleError) ConfigKey() string {
+	if e.Key == "" {
+		return fmt.Sprintf("rule[%d]", e.Rule)
+	}
+	return fmt.Sprintf("rule[%d].%s", e.Rule, e.Key)
+}
+
+// Problem gives Msg alone, for callers who print the place their own way.
+func (e RuleError) Problem() string { return e.Msg }
+
+// Error gives place and message.
+func (e RuleError) Error() string { return e.ConfigKey() + ": " + e.Msg }
+
+// Compile checks rules, given in the order of the file and without the built-in
+// last one, and makes a Policy of them. The floor is the lowest TLS version of
+// either leg; one below TLS 1.2 is taken as TLS 1.2, for nothing lower can be
+// configured.
+//
+// Any error means that there is no Policy (nil): a list of which some rules could
+// not be enforced is not enforced in part. All errors are given, in the order of
+// the rules.
+func Compile(rules []Rule, floor uint16) (*Policy, []RuleError) {
+	floor = max(floor, tls.VersionTLS12)
+	all := make([]*compiled, len(rules))
+	var errs []RuleError
+	for i, r := range rules {
+		all[i] = compile(r)
+		c := &check{Rule: &r, index: i, floor: floor}
+		c.run()
+		errs = append(errs, c.errs...)
+		errs = append(errs, besideEarlier(all, i)...)
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+
+	p := &Policy{floor: floor, last: compile(Rule{Name: DefaultRule, Auto: true})}
+	for _, r := range all {
+		p.add(r)
+	}
+	p.add(p.last)
+	return p, nil
+}
+
+func (p *Policy) add(r *compiled) {
+	p.rules = append(p.rules, r)
+	if r.Envelope() {
+		p.envelope = append(p.envelope, r)
+	} else {
+		p.connection = append(p.connection, r)
+	}
+}
+
+// besideEarlier checks rule i against those before it.
+func besideEarlier(rules []*compiled, i int) []RuleError {
+	var errs []RuleError
+	for j := range i {
+		if rules[j].Name != "" && rules[j].Name == rules[i].Name {
+			errs = append(errs, RuleError{Rule: i, Key: "name", Other: j,
+				Msg: fmt.Sprintf("%q found, expected a name of its own: rule[%d] has this one", rules[i].Name, j)})
+			break
+		}
+	}
+	for j := range i {
+		if hides(rules[j], rules[i]) {
+			errs = append(errs, RuleError{Rule: i, Other: j,
+				Msg: fmt.Sprintf("%q can never match: %q stands before it and matches all that it does", rules[i].Name, rules[j].Name)})
+			break
+		}
+	}
+	return errs
+}
+
+// hides reports whether r, standing before s, leaves it nothing to match. One
+// that expires hides nothing, for its day comes. The kinds are judged apart and
+// do not hide each other.
+func hides(r, s *compiled) bool {
+	return r.Envelope() == s.Envelope() && r.Expires.IsZero() &&
+		r.toDomains.coversAll(r.ToDomains, s.ToDomains) &&
+		r.fromDomains.coversAll(r.FromDomains, s.FromDomains) &&
+		r.from.coversAll(s.from) &&
+		r.to.coversAll(s.to)
+}
+
+// wrote reports whether key was written for r. A rule that was made in Go rather
+// than read from a file has no Keys; there, what differs from the default counts
+// as written.
+func wrote(r *Rule, key string) bool {
+	if r.Keys != nil {
+		return r.Keys[key]
+	}
+	switch key {
+	case "tls":
+		return r.TLS != Opportunistic
+	case "verify":
+		return r.Verify != VerifyNone
+	case "names":
+		return len(r.Names) > 0
+	case "fingerprints":
+		return len(r.Fingerprints) > 0
+	case "ca":
+		return r.CA != ""
+	case "min_version":
+		return r.MinVersion != 0
+	case "forward_secrecy":
+		return r.ForwardSecrecy
+	case "ciphers":
+		return len(r.Ciphers) > 0
+	case "server_name":
+		return r.ServerName != ""
+	case "on_handshake_failure":
+		return r.OnHandshakeFailure != Block
+	case "client_certificate":
+		return r.ClientCertificate != ""
+	case "client_starttls":
+		return r.ClientStartTLS != Mirror
+	case "client_names":
+		return len(r.ClientNames) > 0
+	}
+	return false
+}
+
+// Weaker gives the keys of r by which it promises less than the built-in rule
+// does: an exception, for which an owner and a day of expiry are asked. It is
+// empty for a rule that is none.
+func (r *Rule) Weaker() []string {
+	var keys []string
+	if r.TLS == Off {
+		keys = append(keys, "tls")
+	}
+	if r.OnHandshakeFailure == Cleartext {
+		keys = append(keys, "on_handshake_failure")
+	}
+	if r.ClientStartTLS == Always {
+		keys = append(keys, "client_starttls")
+	}
+	return keys
+}
+
+// ephemeralSuite reports whether a TLS 1.2 suite agrees on its keys afresh. All
+// suites that Postern offers either do so by ECDHE or send the key under the
+// certificate's RSA key.
+func ephemeralSuite(id uint16) bool {
+	return !slices.Contains([]uint16{
+		tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_RSA_WITH_AES_128_CBC_SHA,
+		tls.TLS_RSA_WITH_AES_256_CBC_SHA,
+	}, id)
+}

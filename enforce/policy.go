@@ -1,0 +1,134 @@
+package enforce
+
+import "time"
+
+// A Policy is a list of rules that were found sound, ready to be asked which of
+// them bind. It is made by Compile, never changes, and may be asked by any number
+// of sessions at once.
+//
+// Rules are asked in the order of the file and the first that matches decides,
+// within its kind: one connection rule and at most one envelope rule bind. An
+// expired rule matches nothing, so that the next one decides.
+type Policy struct {
+	floor      uint16
+	rules      []*compiled // in the order of the file; the built-in last one behind them
+	connection []*compiled // ends with the built-in one, which matches everything
+	envelope   []*compiled
+	last       *compiled
+}
+
+// compiled is a rule with its matchers in the form that is asked.
+type compiled struct {
+	Rule
+	from, to               networkSet
+	fromDomains, toDomains domainSet
+}
+
+func compile(r Rule) *compiled {
+	return &compiled{
+		Rule:        r,
+		from:        r.FromNetworks,
+		to:          r.ToNetworks,
+		fromDomains: newDomainSet(r.FromDomains),
+		toDomains:   newDomainSet(r.ToDomains),
+	}
+}
+
+func (r *compiled) expired(now time.Time) bool {
+	return !r.Expires.IsZero() && !now.Before(r.Expires)
+}
+
+// matchesNetworks reports whether r is in force and its network matchers hold.
+func (r *compiled) matchesNetworks(c Connection, now time.Time) bool {
+	return !r.expired(now) &&
+		(len(r.from) == 0 || r.from.contains(c.Client)) &&
+		(len(r.to) == 0 || r.to.contains(c.Upstream))
+}
+
+// Floor gives the lowest TLS version of either leg, such as tls.VersionTLS12.
+func (p *Policy) Floor() uint16 { return p.floor }
+
+// Rules gives the rules in the order of the file, the built-in one last. They
+// must not be changed.
+func (p *Policy) Rules() []*Rule {
+	rules := make([]*Rule, len(p.rules))
+	for i, r := range p.rules {
+		rules[i] = &r.Rule
+	}
+	return rules
+}
+
+// ConnectionRule gives the first connection rule in force that matches c. It is
+// never nil: where no rule of the file matches it is the built-in one, named
+// DefaultRule.
+func (p *Policy) ConnectionRule(c Connection, now time.Time) *Rule {
+	for _, r := range p.connection {
+		if r.matchesNetworks(c, now) {
+			return &r.Rule
+		}
+	}
+	return &p.last.Rule
+}
+
+// EnvelopeRule gives the envelope rule that binds sender and recipient, or nil
+// when none does.
+//
+// At RCPT both are given, and the first rule in the order of the file that
+// matches decides.
+//
+// At MAIL recipient is nil. Then the first rule decides whose networks and
+// from_domains match, but only if it has no to_domains. If it has some, the
+// answer is nil although a later rule without to_domains would match: which of
+// the two decides depends on the recipient, and to refuse the sender by the
+// later one would take from the earlier one what it decides by coming first. The
+// later one is then found at RCPT, for each recipient that the earlier one
+// leaves to it. So whatever is given at MAIL is given again at each RCPT, unless
+// it expired in between, and a transaction of which nothing was judged at MAIL
+// is judged at every RCPT.
+//
+// A nil sender is one that nothing is known of; like the null reverse-path and a
+// domain literal it matches only rules without from_domains or with "*" there.
+func (p *Policy) EnvelopeRule(c Connection, sender, recipient *Address, now time.Time) *Rule {
+	for _, r := range p.envelope {
+		if !r.matchesNetworks(c, now) || len(r.FromDomains) > 0 && !r.fromDomains.contains(sender) {
+			continue
+		}
+		if len(r.ToDomains) == 0 {
+			return &r.Rule
+		}
+		if recipient == nil {
+			return nil
+		}
+		if r.toDomains.contains(recipient) {
+			return &r.Rule
+		}
+	}
+	return nil
+}
+
+// RequestsClientCertificate reports whether the client of c is to be asked for a
+// certificate: whether its connection rule demands a verified one, or an envelope
+// rule does that could bind by its networks.
+func (p *Policy) RequestsClientCertificate(c Connection, now time.Time) bool {
+	if p.ConnectionRule(c, now).ClientTLS == ClientVerified {
+		return true
+	}
+	for _, r := range p.envelope {
+		if r.ClientTLS == ClientVerified && r.matchesNetworks(c, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// Expired gives the rules that no longer match because their day has passed, in
+// the order of the file.
+func (p *Policy) Expired(now time.Time) []*Rule {
+	var past []*Rule
+	for _, r := range p.rules {
+		if r.expired(now) {
+			past = append(past, &r.Rule)
+		}
+	}
+	return past
+}
