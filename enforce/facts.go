@@ -50,6 +50,10 @@ type Leg struct {
 	Failure Reason // why State is none (StartTLSNotOffered) or failed; empty otherwise
 	Detail  string // of the failure, in words
 
+	// VersionRefused: the peer answered with the alert protocol_version, so it
+	// speaks nothing of what was offered (RFC 8446 §6.2).
+	VersionRefused bool
+
 	Version uint16 // agreed on or, when the handshake failed, chosen by the peer; 0 when not known
 	Cipher  uint16 // likewise
 	Group   uint16 // key-exchange group; 0 when there was none

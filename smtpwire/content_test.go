@@ -31,8 +31,8 @@ func feed(t interface{ Fatalf(string, ...any) }, bare BareNewline, in []byte, si
 
 func TestEndOfDataIsCRLFDotCRLFAndNothingElse(t *testing.T) {
 	for _, tc := range []struct {
-		name, in                  string
-		normalize, pass, left     string
+		name, in                 string
+		normalize, pass, left    string
 		open, refusedUnderReject bool
 	}{
 		{name: "empty message", in: ".\r\n", normalize: ".\r\n", pass: ".\r\n"},

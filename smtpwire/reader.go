@@ -25,7 +25,9 @@ type Reader struct {
 	r, w int // buf[r:w] has been read and not yet consumed
 
 	swallowed int // octets of an overlong line dropped so far; 0 when not swallowing
-	scratch   []byte
+
+	reply      Reply // read so far; its Raw is kept for the next reply
+	replyLines int
 }
 
 // NewReader returns a Reader on src.
@@ -35,6 +37,9 @@ func NewReader(src io.Reader) *Reader { return &Reader{src: src} }
 // not yet consumed. Before TLS begins it must be 0: see RFC 3207 §4.2 and the
 // injection attacks that came of carrying them over.
 func (r *Reader) Buffered() int { return r.w - r.r }
+
+// HasLine reports whether a whole line is buffered.
+func (r *Reader) HasLine() bool { return bytes.IndexByte(r.buf[r.r:r.w], '\n') >= 0 }
 
 // Peek returns the octets that are buffered, reading once if there are none.
 // They stay valid until the next call and are consumed by Advance.

@@ -44,25 +44,28 @@ func (r Reply) Text() []byte {
 // above 599, a missing code, anything but SP, "-" or the end of the line behind
 // it, or a NUL is ErrReplySyntax.
 func (r *Reader) ReadReply(maxLines int) (Reply, error) {
-	var reply Reply
-	r.scratch = r.scratch[:0]
-	for lines := 1; ; lines++ {
-		if lines > maxLines {
-			return Reply{}, ErrReplyTooLong
-		}
+	for {
 		line, err := r.ReadLine(MaxReplyLine)
 		if err != nil {
-			// What the earlier lines said is dropped: a reply is whole or nothing.
-			return Reply{}, err
+			return Reply{}, err // a call after a deadline goes on from here
 		}
 		code, more, ok := replyLine(line)
-		if !ok || (reply.Code != 0 && code != reply.Code) {
+		if !ok || r.replyLines > 0 && code != r.reply.Code {
 			return Reply{}, ErrReplySyntax
 		}
-		reply.Code = code
-		r.scratch = append(append(r.scratch, line...), '\r', '\n')
+		if r.replyLines == 0 {
+			r.reply = Reply{Code: code, Raw: r.reply.Raw[:0]}
+		}
+		if r.replyLines++; r.replyLines > maxLines {
+			return Reply{}, ErrReplyTooLong
+		}
+		r.reply.Raw = append(append(r.reply.Raw, line...), '\r', '\n')
 		if !more {
-			reply.Raw = r.scratch
+			r.replyLines = 0
+			reply := r.reply
+			if cap(r.reply.Raw) > firstBuffer {
+				r.reply.Raw = nil // a long EHLO reply need not be carried along
+			}
 			return reply, nil
 		}
 	}

@@ -1,0 +1,279 @@
+package enforce
+
+import (
+	"crypto/tls"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Stage is a point of the session at which a verdict is asked for.
+type Stage uint8
+
+// The stages in the order of a session, with the words of the record.
+const (
+	stageUnknown     Stage = iota
+	AtConnect              // "connect"
+	AfterEHLO              // "ehlo": the upstream leg is settled, without TLS
+	AfterUpstreamTLS       // "upstream-tls"
+	AfterClientTLS         // "client-tls"
+	AtMail                 // "mail"
+	AtRcpt                 // "rcpt"
+)
+
+func (s Stage) String() string {
+	return [...]string{"", "connect", "ehlo", "upstream-tls", "client-tls", "mail", "rcpt"}[min(s, AtRcpt)]
+}
+
+// A Question asks whether a session may go on.
+type Question struct {
+	Stage      Stage
+	Connection Connection
+	Floor      uint16 // [tls] min_version
+	Rule       *Rule  // the connection rule; nil refuses
+	Envelope   *Rule  // the envelope rule that binds sender or recipient; nil: none
+	Facts      Facts
+	RequireTLS bool // MAIL carries REQUIRETLS (RFC 8689)
+}
+
+// Decide holds facts against rules. The order of judgement is the floor,
+// REQUIRETLS, the connection rule, the envelope rule; all must hold, and the
+// first that does not gives the reason. What a rule only logs is let pass, the
+// floor never.
+//
+// Demands on the client leg are due from MAIL on, so that a client learns of
+// them in a reply it can understand; its floor is due as soon as it has TLS.
+func Decide(q Question) Verdict {
+	if q.Stage == stageUnknown || q.Stage > AtRcpt || q.Rule == nil || q.Floor < tls.VersionTLS12 ||
+		!q.Connection.Client.IsValid() || !q.Connection.Upstream.IsValid() {
+		return refuse(Failure{Reason: ProtocolError, Detail: "nothing is known of the connection"}, nil)
+	}
+	j := judgement{q: q}
+	if q.Stage == AtConnect {
+		return j.verdict()
+	}
+	j.floor()
+	if q.RequireTLS {
+		j.requireTLS()
+	}
+	for _, r := range []*Rule{q.Rule, q.Envelope} {
+		if r == nil {
+			continue
+		}
+		j.rule = r
+		j.upstream()
+		if q.Stage >= AtMail {
+			j.client()
+		}
+	}
+	return j.verdict()
+}
+
+// MayFallBack reports whether a connection whose STARTTLS failed may be dialled
+// again and left in clear: only where the rule says so, and never to a peer that
+// showed a version below the floor.
+func MayFallBack(r *Rule, upstream Leg, floor uint16) bool {
+	return r != nil && r.TLS == Opportunistic && r.OnHandshakeFailure == Cleartext &&
+		upstream.State == StateFailed && !tooLow(upstream, floor) &&
+		(upstream.Failure == TLSHandshakeFailed || upstream.Failure == StartTLSRefused)
+}
+
+type judgement struct {
+	q        Question
+	rule     *Rule // whose demands are being judged; nil: the floor's
+	failures []Failure
+}
+
+// fail records a demand that was not met. What the floor or REQUIRETLS demands,
+// and a leg that is not there, no rule can let pass.
+func (j *judgement) fail(reason Reason, format string, args ...any) {
+	f := Failure{Reason: reason, Detail: fmt.Sprintf(format, args...)}
+	if j.rule != nil {
+		f.Rule = j.rule.Name
+		f.Logged = j.rule.OnViolation == OnViolationLog
+	}
+	j.failures = append(j.failures, f)
+}
+
+func (j *judgement) verdict() Verdict {
+	for _, f := range j.failures {
+		if !f.Logged {
+			v := refuse(f, j.failures)
+			if j.violation(f.Rule) == OnViolationReject {
+				v.Action = Reject
+			}
+			return v
+		}
+	}
+	v := Verdict{Action: Allow, Failures: j.failures}
+	if len(j.failures) > 0 {
+		v.Failure = j.failures[0]
+	}
+	return v
+}
+
+func refuse(f Failure, all []Failure) Verdict {
+	if all == nil {
+		all = []Failure{f}
+	}
+	return Verdict{Action: Defer, Failure: f, Failures: all}
+}
+
+// violation is on_violation of the rule called name; the floor and everything
+// else that is no rule's own uses that of the connection's rule.
+func (j *judgement) violation(name string) Violation {
+	if e := j.q.Envelope; e != nil && e.Name == name {
+		return e.OnViolation
+	}
+	return j.q.Rule.OnViolation
+}
+
+func tooLow(l Leg, floor uint16) bool {
+	return l.VersionRefused || l.Version != 0 && l.Version < floor
+}
+
+// floor judges what no rule can weaken.
+func (j *judgement) floor() {
+	up, floor := j.q.Facts.Upstream, j.q.Floor
+	switch {
+	case up.State == StateUnknown:
+		j.fail(TLSHandshakeFailed, "nothing is known of the upstream leg")
+	case up.State != StateNone && tooLow(up, floor):
+		j.tooLow(TLSVersionTooLow, up, floor)
+	case up.State == StateFailed:
+		j.fail(or(up.Failure, TLSHandshakeFailed), "%s", or(up.Detail, "the TLS handshake failed"))
+	case up.State == StateOK && up.Version == 0:
+		j.fail(TLSVersionTooLow, "the TLS version is not known")
+	}
+	client := j.q.Facts.Client
+	switch {
+	case client.State == StateUnknown:
+		j.fail(ClientHandshakeFailed, "nothing is known of the client leg")
+	case client.State == StateFailed:
+		j.fail(or(client.Failure, ClientHandshakeFailed), "%s", or(client.Detail, "the TLS handshake failed"))
+	case client.State == StateOK && client.Version < floor:
+		j.tooLow(ClientTLSTooLow, client, floor)
+	}
+}
+
+func (j *judgement) tooLow(reason Reason, l Leg, floor uint16) {
+	if l.Version == 0 {
+		j.fail(reason, "%s and later was refused (alert protocol_version)", tls.VersionName(floor))
+		return
+	}
+	j.fail(reason, "%s is below %s", tls.VersionName(l.Version), tls.VersionName(floor))
+}
+
+// requireTLS judges MAIL … REQUIRETLS (RFC 8689 §4.2.1): the next hop offers it
+// too, in TLS, with a certificate that verifies.
+func (j *judgement) requireTLS() {
+	up := j.q.Facts.Upstream
+	switch {
+	case j.q.Facts.Client.State != StateOK:
+		j.fail(RequireTLSNotPossible, "REQUIRETLS was asked for in clear")
+	case up.State != StateOK:
+		j.fail(RequireTLSNotPossible, "the next server has no TLS")
+	case !j.q.Facts.RequireTLSOffered:
+		j.fail(RequireTLSNotPossible, "the next server does not offer REQUIRETLS")
+	case !chain(up, "").Verified:
+		j.fail(RequireTLSNotPossible, "the next server's certificate does not verify")
+	}
+}
+
+// upstream judges what the rule demands of the upstream leg.
+func (j *judgement) upstream() {
+	r, up := j.rule, j.q.Facts.Upstream
+	switch up.State {
+	case StateNone:
+		if r.TLS == Forced {
+			j.fail(or(up.Failure, StartTLSNotOffered), "%s", or(up.Detail, "STARTTLS is not offered"))
+		}
+		return
+	case StateOK:
+	default:
+		return // the floor has said so
+	}
+	if r.MinVersion != 0 && up.Version < r.MinVersion && up.Version >= j.q.Floor {
+		j.tooLow(TLSVersionTooLow, up, r.MinVersion)
+	}
+	if len(r.Ciphers) > 0 && up.Version < tls.VersionTLS13 && !slices.Contains(r.Ciphers, up.Cipher) {
+		j.fail(TLSCipherNotAllowed, "%s is not allowed", tls.CipherSuiteName(up.Cipher))
+	}
+	if r.ForwardSecrecy && !ForwardSecret(up.Version, up.Cipher) {
+		j.fail(TLSNoForwardSecrecy, "%s has no forward secrecy", tls.CipherSuiteName(up.Cipher))
+	}
+	j.certificate()
+}
+
+func (j *judgement) certificate() {
+	r, up := j.rule, j.q.Facts.Upstream
+	switch r.Verify {
+	case VerifyNone:
+	case VerifyCA, VerifyName:
+		if got := chain(up, r.CA); !got.Verified {
+			j.fail(or(got.Reason, CertNotTrusted), "%s", or(got.Detail, "the certificate is not trusted"))
+		} else if r.Verify == VerifyName && !MatchNames(up.Certificate.DNSNames, r.Names) {
+			j.fail(CertNameMismatch, "the certificate is for %s", some(up.Certificate.DNSNames))
+		}
+	case VerifyFingerprint:
+		if !pinned(up.Certificate, r.Fingerprints) {
+			j.fail(CertFingerprintMismatch, "the certificate is not the one agreed on")
+		}
+	default:
+		j.fail(CertNotTrusted, "a demand that is not understood")
+	}
+}
+
+// client judges what the rule demands of the client leg.
+func (j *judgement) client() {
+	r, client := j.rule, j.q.Facts.Client
+	if r.ClientTLS == ClientAny {
+		return
+	}
+	if client.State != StateOK {
+		j.fail(ClientTLSRequired, "TLS is required here")
+		return
+	}
+	if r.ClientTLS != ClientVerified {
+		return
+	}
+	if client.Certificate == nil {
+		j.fail(ClientCertMissing, "a client certificate is required here")
+	} else if got := chain(client, ""); !got.Verified {
+		j.fail(ClientCertMismatch, "%s", or(got.Detail, "the client certificate is not trusted"))
+	} else if len(r.ClientNames) > 0 && !MatchNames(client.Certificate.DNSNames, r.ClientNames) {
+		j.fail(ClientCertMismatch, "the client certificate is for %s", some(client.Certificate.DNSNames))
+	}
+}
+
+func chain(l Leg, roots string) ChainResult {
+	if l.Chain == nil || l.Certificate == nil {
+		return ChainResult{Reason: CertNotTrusted, Detail: "no certificate was shown"}
+	}
+	return l.Chain(roots)
+}
+
+func pinned(c *Certificate, pins []Fingerprint) bool {
+	return c != nil && slices.ContainsFunc(pins, func(pin Fingerprint) bool {
+		return pin.SPKI && pin.SHA256 == c.SPKISHA256 || !pin.SPKI && pin.SHA256 == c.SHA256
+	})
+}
+
+// some lists the first names of a certificate; it may have hundreds.
+func some(names []string) string {
+	const most = 3
+	switch {
+	case len(names) == 0:
+		return "no name"
+	case len(names) > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+func or[T ~string](value, otherwise T) T {
+	if value == "" {
+		return otherwise
+	}
+	return value
+}
