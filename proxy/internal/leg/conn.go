@@ -1,0 +1,286 @@
+package leg
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"postern/smtpwire"
+)
+
+// ErrInterrupted ends a wait for the peer's next command because Interrupt was
+// called. Nothing is lost by it.
+var ErrInterrupted = errors.New("interrupted")
+
+// ErrAborted ends every read after Abort.
+var ErrAborted = errors.New("aborted")
+
+// past is a deadline that has always expired.
+var past = time.Unix(1, 0)
+
+// A Conn is one phase, clear or TLS, of one leg. Reading is for one goroutine
+// and writing for one goroutine at a time; Interrupt, Abort and Close are for
+// any.
+type Conn struct {
+	raw     net.Conn // the socket
+	conn    net.Conn // raw, or the TLS over it
+	read    *smtpwire.Reader
+	pending []byte        // to be written at the next Flush
+	write   time.Duration // how long one write may take
+	counts  *Counts
+
+	mu          sync.Mutex
+	idle        bool // the reader waits for a command
+	interrupted bool
+	aborted     bool
+}
+
+// Counts are the octets that passed on a leg, inside TLS where it has it.
+type Counts struct{ Read, Written int64 }
+
+// New returns the clear phase of a leg on a socket. write bounds each write.
+func New(socket net.Conn, write time.Duration) *Conn {
+	return newPhase(socket, socket, write, new(Counts))
+}
+
+func newPhase(raw, conn net.Conn, write time.Duration, counts *Counts) *Conn {
+	c := &Conn{raw: raw, conn: conn, write: write, counts: counts}
+	c.read = smtpwire.NewReader(countingReader{conn, &counts.Read})
+	return c
+}
+
+type countingReader struct {
+	io.Reader
+	n *int64
+}
+
+func (c countingReader) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	*c.n += int64(n)
+	return n, err
+}
+
+// Counts returns what has passed; it may be read when nothing passes any more.
+func (c *Conn) Counts() Counts { return *c.counts }
+
+// Socket returns the socket underneath, for those who pass octets through.
+func (c *Conn) Socket() net.Conn { return c.raw }
+
+// Rest takes what was read and not consumed, for those who pass octets through.
+func (c *Conn) Rest() []byte {
+	n := c.read.Buffered()
+	if n == 0 {
+		return nil
+	}
+	rest, _ := c.read.Peek()
+	c.read.Advance(n)
+	return rest
+}
+
+// Buffered returns how many octets were read and not consumed.
+func (c *Conn) Buffered() int { return c.read.Buffered() }
+
+// HasLine reports whether the next ReadLine can be answered without waiting.
+func (c *Conn) HasLine() bool { return c.read.HasLine() }
+
+// ReadCommand waits up to timeout for a command line of at most limit octets.
+// Besides the errors of smtpwire it returns ErrInterrupted, once for each
+// Interrupt.
+func (c *Conn) ReadCommand(limit int, timeout time.Duration) ([]byte, error) {
+	if err := c.startIdle(timeout); err != nil {
+		return nil, err
+	}
+	line, err := c.read.ReadLine(limit)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = false
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.interrupted && !c.aborted {
+		c.interrupted = false
+		return nil, ErrInterrupted
+	}
+	return line, c.abortedOr(err)
+}
+
+// PeekStart waits like ReadCommand, for the first octets of whatever the peer
+// says next, and consumes nothing.
+func (c *Conn) PeekStart(timeout time.Duration) ([]byte, error) {
+	if err := c.startIdle(timeout); err != nil {
+		return nil, err
+	}
+	start, err := c.read.Peek()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = false
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.interrupted && !c.aborted {
+		c.interrupted = false
+		return nil, ErrInterrupted
+	}
+	return start, c.abortedOr(err)
+}
+
+func (c *Conn) startIdle(timeout time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.aborted:
+		return ErrAborted
+	case c.interrupted:
+		c.interrupted = false
+		return ErrInterrupted
+	}
+	c.idle = true
+	return c.raw.SetReadDeadline(time.Now().Add(timeout))
+}
+
+// ReadReply reads one reply. Its deadline is that of SetReplyDeadline; when that
+// passes the call can be repeated and goes on where it was.
+func (c *Conn) ReadReply(maxLines int) (smtpwire.Reply, error) {
+	reply, err := c.read.ReadReply(maxLines)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return reply, c.abortedOr(err)
+}
+
+// SetReplyDeadline sets until when ReadReply waits.
+func (c *Conn) SetReplyDeadline(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.aborted {
+		c.raw.SetReadDeadline(t) // an error means a closed socket, which reading tells
+	}
+}
+
+// PeekContent waits up to timeout for more message content and returns what is
+// there; Advance consumes it.
+func (c *Conn) PeekContent(timeout time.Duration) ([]byte, error) {
+	if c.read.Buffered() == 0 {
+		c.SetReplyDeadline(time.Now().Add(timeout))
+	}
+	content, err := c.read.PeekContent()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return content, c.abortedOr(err)
+}
+
+// Advance consumes n octets of peeked content.
+func (c *Conn) Advance(n int) { c.read.Advance(n) }
+
+// EndContent gives back the buffer that content needed.
+func (c *Conn) EndContent() { c.read.Shrink() }
+
+// abortedOr says ErrAborted for whatever a read came to after Abort. c.mu is held.
+func (c *Conn) abortedOr(err error) error {
+	if err != nil && c.aborted {
+		return ErrAborted
+	}
+	return err
+}
+
+// flushAt is how much is gathered before it is written without a Flush, octets.
+const flushAt = 32 << 10
+
+// Write sends p, or keeps it until Flush when it is small. p is not kept.
+func (c *Conn) Write(p []byte) error {
+	if len(c.pending) == 0 && len(p) >= flushAt {
+		return c.send(p)
+	}
+	c.pending = append(c.pending, p...)
+	if len(c.pending) >= flushAt {
+		return c.Flush()
+	}
+	return nil
+}
+
+// Flush sends what Write kept, in one piece: a reply and a handshake in several
+// would cost a delayed acknowledgement each.
+func (c *Conn) Flush() error {
+	if len(c.pending) == 0 {
+		return nil
+	}
+	err := c.send(c.pending)
+	if cap(c.pending) > 4<<10 {
+		c.pending = nil
+	}
+	c.pending = c.pending[:0]
+	return err
+}
+
+func (c *Conn) send(p []byte) error {
+	if err := c.armWrite(); err != nil {
+		return err
+	}
+	n, err := c.conn.Write(p)
+	c.counts.Written += int64(n)
+	return err
+}
+
+// lastWords is how long a write may take after Abort.
+const lastWords = 2 * time.Second
+
+func (c *Conn) armWrite() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	limit := c.write
+	if c.aborted {
+		limit = min(limit, lastWords)
+	}
+	return c.raw.SetWriteDeadline(time.Now().Add(limit))
+}
+
+// Interrupt ends the wait for the peer's next command, the one that is under way
+// or else the next, and disturbs nothing else.
+func (c *Conn) Interrupt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.interrupted = true
+	if c.idle {
+		c.raw.SetReadDeadline(past)
+	}
+}
+
+// Abort ends the write that is under way and all reads, now and later. What is
+// said after it, a last reply, has a short while to be written.
+func (c *Conn) Abort() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.aborted = true
+	c.raw.SetDeadline(past)
+}
+
+// Close closes the socket at once, below any TLS: a close_notify could block.
+func (c *Conn) Close() error { return c.raw.Close() }
+
+const (
+	lingerTime   = 2 * time.Second
+	lingerOctets = 1 << 20
+)
+
+// Linger closes the leg so that what was written last arrives: it ends the
+// writing side, drops what the peer still sends for a short while, and closes. A
+// socket closed over unread octets is reset, and takes the last reply with it.
+func (c *Conn) Linger() error {
+	defer c.raw.Close()
+	deadline := time.Now().Add(lingerTime)
+	if err := c.raw.SetDeadline(deadline); err != nil {
+		return err
+	}
+	if secure, ok := c.conn.(interface{ CloseWrite() error }); ok && c.conn != c.raw {
+		secure.CloseWrite() // close_notify; the socket's own end follows whatever comes of it
+	}
+	half, ok := c.raw.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return nil
+	}
+	var drop [4 << 10]byte
+	for n := 0; n < lingerOctets; {
+		more, err := c.raw.Read(drop[:])
+		if err != nil {
+			return nil
+		}
+		n += more
+	}
+	return nil
+}

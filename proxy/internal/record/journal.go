@@ -1,0 +1,99 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"go.uber.org/zap/zapcore"
+)
+
+// journalCore writes to the systemd journal: the message for people, and each
+// field as one of the journal's own, so that `journalctl POSTERN_REASON=…` finds
+// it. Nested keys are joined: POSTERN_UPSTREAM_TLS_VERSION.
+type journalCore struct {
+	zapcore.LevelEnabler
+	with []zapcore.Field
+	send func(message string, priority journal.Priority, vars map[string]string) error
+}
+
+func newJournal(at zapcore.Level) (zapcore.Core, error) {
+	if !journal.Enabled() {
+		return nil, errors.New("log format journal: the journal's socket is not there")
+	}
+	return &journalCore{LevelEnabler: at, send: journal.Send}, nil
+}
+
+func (j *journalCore) With(fields []zapcore.Field) zapcore.Core {
+	with := append(j.with[:len(j.with):len(j.with)], fields...)
+	return &journalCore{LevelEnabler: j.LevelEnabler, with: with, send: j.send}
+}
+
+func (j *journalCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if j.Enabled(e.Level) {
+		return ce.AddCore(e, j)
+	}
+	return ce
+}
+
+func (j *journalCore) Sync() error { return nil }
+
+func (j *journalCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range append(j.with[:len(j.with):len(j.with)], fields...) {
+		f.AddTo(enc)
+	}
+	vars := map[string]string{"POSTERN_MSG": e.Message}
+	flatten(vars, "POSTERN", enc.Fields)
+	message := e.Message
+	if r := recordOf(fields); r != nil {
+		message = r.Summary()
+	}
+	return j.send(message, priorities[e.Level], vars)
+}
+
+var priorities = map[zapcore.Level]journal.Priority{
+	zapcore.DebugLevel: journal.PriDebug,
+	zapcore.InfoLevel:  journal.PriInfo,
+	zapcore.WarnLevel:  journal.PriWarning,
+	zapcore.ErrorLevel: journal.PriErr,
+}
+
+// flatten turns nested fields into the journal's flat ones. A list becomes its
+// entries, separated by spaces; a list of objects is told by its message only.
+func flatten(vars map[string]string, key string, value any) {
+	switch v := value.(type) {
+	case map[string]any:
+		for k, inner := range v {
+			flatten(vars, key+"_"+journalKey(k), inner)
+		}
+	case []any:
+		words := make([]string, 0, len(v))
+		for i, inner := range v {
+			if m, ok := inner.(map[string]any); ok {
+				flatten(vars, fmt.Sprintf("%s_%d", key, i), m)
+				continue
+			}
+			words = append(words, fmt.Sprint(inner))
+		}
+		if len(words) > 0 {
+			vars[key] = strings.Join(words, " ")
+		}
+	default:
+		vars[key] = fmt.Sprint(v)
+	}
+}
+
+// journalKey keeps to what systemd.journal-fields(7) allows in a name.
+func journalKey(key string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z':
+			return r - 'a' + 'A'
+		case 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '_':
+			return r
+		}
+		return '_'
+	}, key)
+}

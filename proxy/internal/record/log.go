@@ -1,0 +1,135 @@
+package record
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/buffer"
+	"go.uber.org/zap/zapcore"
+)
+
+// A Log is where records and events go: a zap logger and the file under it.
+type Log struct {
+	*zap.Logger
+	file *file // nil when the output is no file
+}
+
+// NewLog opens a log. format is "json", "console" or "journal"; output is
+// "stderr", "stdout" or a file, which journal does not look at; level is a zap
+// level.
+func NewLog(format, output, level string) (*Log, error) {
+	var at zapcore.Level
+	if err := at.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("log level %q: %w", level, err)
+	}
+	if format == "journal" {
+		core, err := newJournal(at)
+		if err != nil {
+			return nil, err
+		}
+		return &Log{Logger: zap.New(core)}, nil
+	}
+	l := new(Log)
+	var sink zapcore.WriteSyncer
+	switch output {
+	case "stderr", "":
+		sink = zapcore.Lock(os.Stderr)
+	case "stdout":
+		sink = zapcore.Lock(os.Stdout)
+	default:
+		l.file = &file{name: output}
+		if err := l.file.Reopen(); err != nil {
+			return nil, fmt.Errorf("log output: %w", err)
+		}
+		sink = l.file
+	}
+	var enc zapcore.Encoder
+	switch format {
+	case "json":
+		enc = zapcore.NewJSONEncoder(encoding)
+	case "console":
+		enc = consoleEncoder{zapcore.NewConsoleEncoder(encoding)}
+	default:
+		return nil, fmt.Errorf("log format %q is none of json, console, journal", format)
+	}
+	l.Logger = zap.New(zapcore.NewCore(enc, sink, at))
+	return l, nil
+}
+
+// Reopen opens the log's file anew, so that one that was rotated away is let go.
+// The old one stays when that fails.
+func (l *Log) Reopen() error {
+	if l.file == nil {
+		return nil
+	}
+	return l.file.Reopen()
+}
+
+var encoding = zapcore.EncoderConfig{
+	TimeKey: "time", LevelKey: "level", MessageKey: "msg", NameKey: "logger",
+	EncodeTime: func(t time.Time, enc zapcore.PrimitiveArrayEncoder) {
+		enc.AppendString(t.UTC().Format("2006-01-02T15:04:05.000Z07:00"))
+	},
+	EncodeLevel:    zapcore.LowercaseLevelEncoder,
+	EncodeDuration: zapcore.StringDurationEncoder,
+	EncodeName:     zapcore.FullNameEncoder,
+}
+
+// file is a log file that can be opened anew while it is written to. A write
+// that fails (a full disk) is lost and counted; mail goes on.
+type file struct {
+	name string
+	mu   sync.Mutex
+	f    *os.File
+}
+
+func (f *file) Reopen() error {
+	opened, err := os.OpenFile(f.name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.f != nil {
+		f.f.Close()
+	}
+	f.f = opened
+	return nil
+}
+
+func (f *file) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.f.Write(p)
+}
+
+func (f *file) Sync() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.f.Sync()
+}
+
+// consoleEncoder shows a record as a line for people; anything else as zap does.
+type consoleEncoder struct{ zapcore.Encoder }
+
+func (c consoleEncoder) Clone() zapcore.Encoder { return consoleEncoder{c.Encoder.Clone()} }
+
+func (c consoleEncoder) EncodeEntry(e zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
+	if r := recordOf(fields); r != nil {
+		e.Message, fields = r.Summary(), nil
+	}
+	return c.Encoder.EncodeEntry(e, fields)
+}
+
+// recordOf finds the record that Emit put into fields.
+func recordOf(fields []zapcore.Field) *Record {
+	for _, f := range fields {
+		if r, ok := f.Interface.(*Record); ok {
+			return r
+		}
+	}
+	return nil
+}

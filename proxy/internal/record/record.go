@@ -1,0 +1,150 @@
+// Package record is the session record: what is written down of each session,
+// once, however it ends, and in which form it reaches the log or the journal.
+//
+// It is the one place that redacts. Local parts of addresses, AUTH arguments and
+// message content have no field to stand in, and whatever a peer said is escaped
+// and cut before it is kept. It judges nothing and speaks to no peer.
+package record
+
+import (
+	"net/netip"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"postern/enforce"
+)
+
+// Message is the msg of the log line that carries a Record.
+const Message = "session"
+
+// A Record is what became of one session. Fields left at zero are left out.
+// Strings that come of a peer are made with Quote or Redact.
+type Record struct {
+	Session    string // the id that refusals quote
+	Start      time.Time
+	Mode       string // "enforce" or "observe"
+	Generation uint64 // of the configuration
+
+	Client    Peer
+	Upstream  Peer
+	Interface string // where the connection came in
+
+	Rule    string         // the connection rule
+	Verdict enforce.Action // the strictest that was given
+	Reason  enforce.Reason
+	Detail  string // of the reason
+	Stage   enforce.Stage
+	TLS     string // policy and outcome: "may:TLSv1.3", "encrypt!nostarttls"
+	// Failures are all demands that were not met, those only logged included.
+	Failures []enforce.Failure
+
+	ClientTLS   Leg
+	UpstreamTLS Leg
+
+	Transactions []*Transaction
+	Omitted      int // transactions beyond MaxTransactions
+
+	In, Out  int64 // octets read from and written to the client, inside TLS where it has it
+	Duration time.Duration
+	End      string // how it ended, in a few words
+}
+
+// MaxTransactions bounds how many transactions of a session are kept.
+const MaxTransactions = 1000
+
+// A Peer is one of the two whom a session connects.
+type Peer struct {
+	Address netip.AddrPort
+	Helo    string // client
+	Banner  string // upstream
+}
+
+// A Leg is what TLS came to on one leg.
+type Leg struct {
+	State                           enforce.TLSState
+	Version, Cipher, Group          uint16
+	Resumed                         bool
+	ForwardSecrecy                  bool
+	SNI                             string
+	OfferedVersions, OfferedCiphers []uint16 // client leg: what the client offered
+	Certificate                     *Certificate
+	Verified                        bool
+	VerifyError                     string // why not
+	Failure                         string // why State is failed
+}
+
+// A Certificate is the leaf that the peer of a leg showed.
+type Certificate struct {
+	Subject, Issuer     string
+	Names               []string
+	SHA256, SPKISHA256  [32]byte
+	NotBefore, NotAfter time.Time
+	Key                 string // "ECDSA P-256", "RSA 2048"
+}
+
+// A Transaction is one MAIL that reached the upstream, or was refused.
+type Transaction struct {
+	MailDomain  string // "" for the null reverse-path
+	RcptDomains []string
+	Accepted    int // recipients that the upstream accepted
+	Refused     []Refused
+	Bytes       int64  // of message content, as it was sent upstream
+	Reply       string // the upstream's to the end of the message, redacted
+}
+
+// Refused is one sender or recipient that was refused.
+type Refused struct {
+	Domain string
+	Rule   string
+	Reason enforce.Reason
+	Reply  string // the codes of the upstream, where it was the one to refuse
+}
+
+// Emit writes r to log.
+func (r *Record) Emit(log *zap.Logger) {
+	log.Info(Message, zap.Inline(r))
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (r *Record) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	o := object{enc}
+	o.str("session", r.Session)
+	o.str("mode", r.Mode)
+	enc.AddUint64("generation", r.Generation)
+	o.obj("client", func(o object) { r.Client.marshal(o) })
+	o.obj("upstream", func(o object) { r.Upstream.marshal(o) })
+	o.str("interface", r.Interface)
+	o.str("rule", r.Rule)
+	o.str("verdict", r.Verdict.String())
+	o.str("reason", string(r.Reason))
+	o.str("detail", r.Detail)
+	o.str("stage", r.Stage.String())
+	o.str("tls", r.TLS)
+	if len(r.Failures) > 1 || len(r.Failures) == 1 && r.Failures[0].Logged {
+		enc.AddArray("failures", failures(r.Failures))
+	}
+	o.obj("client_tls", func(o object) { r.ClientTLS.marshal(o, true) })
+	o.obj("upstream_tls", func(o object) { r.UpstreamTLS.marshal(o, false) })
+	enc.AddArray("transactions", transactions(r.Transactions))
+	if r.Omitted > 0 {
+		enc.AddInt("transactions_omitted", r.Omitted)
+	}
+	o.obj("bytes", func(o object) {
+		o.enc.AddInt64("in", r.In)
+		o.enc.AddInt64("out", r.Out)
+	})
+	enc.AddFloat64("duration_ms", float64(r.Duration.Microseconds())/1000)
+	o.str("end", r.End)
+	return nil
+}
+
+func (p Peer) marshal(o object) {
+	if p.Address.IsValid() {
+		o.str("address", p.Address.Addr().String())
+		o.enc.AddUint16("port", p.Address.Port())
+	}
+	o.str("helo", p.Helo)
+	o.str("banner", p.Banner)
+}

@@ -1,0 +1,226 @@
+package session
+
+import (
+	"errors"
+	"io"
+
+	"postern/enforce"
+	"postern/proxy/internal/leg"
+	"postern/smtpwire"
+)
+
+// hasRecipient reports whether the upstream may have a recipient to give a
+// message to: one it accepted, or one it has not yet answered.
+func (s *Session) hasRecipient(tx *transaction) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return tx.live > 0
+}
+
+// data deals with DATA and the content behind it.
+func (s *Session) data(cmd smtpwire.Command) bool {
+	tx := s.current()
+	switch {
+	case len(cmd.Arg) > 0:
+		s.say([]byte(sayNoArgument))
+		return true
+	case tx == nil:
+		s.say([]byte(sayNeedMail))
+		return true
+	case tx.chunked:
+		s.say([]byte(sayNoMix))
+		return true
+	case !s.hasRecipient(tx):
+		s.say([]byte(sayNeedRcpt))
+		return true
+	}
+	reply, ok := s.ask([]byte("DATA"), &expected{kind: data, tx: tx})
+	if !ok {
+		return false
+	}
+	if !reply.Intermediate() {
+		return true // the transaction is as it was
+	}
+	return s.message(tx)
+}
+
+// message passes content until its end, octet for octet but for bare newlines.
+// Its reply is expected from the beginning, since the upstream may refuse a
+// message that it has not seen whole.
+func (s *Session) message(tx *transaction) bool {
+	e := &expected{kind: final, tx: tx, last: true}
+	s.beginContent(e)
+	s.begin(nil, true) // whatever becomes of the message, its envelope is used up (RFC 5321 §4.1.1.4)
+	content := smtpwire.Content{Bare: s.snap.BareNewline}
+	var size int64
+	defer s.client.EndContent()
+	for {
+		p, err := s.client.PeekContent(s.snap.Timeouts.Data)
+		if err != nil {
+			return s.broken(err)
+		}
+		for len(p) > 0 {
+			out, n, done, err := content.Next(p)
+			if err != nil {
+				return s.bareNewline(content)
+			}
+			s.toUpstream(out)
+			s.client.Advance(n)
+			p = p[n:]
+			size += int64(len(out))
+			if done {
+				s.wentUp(e, size)
+				s.upstream.Flush()
+				return true
+			}
+		}
+		if s.client.Buffered() == 0 {
+			s.upstream.Flush()
+		}
+	}
+}
+
+func (s *Session) beginContent(e *expected) {
+	s.mu.Lock()
+	s.inContent = true
+	s.mu.Unlock()
+	s.expect(e)
+}
+
+// bareNewline refuses a message with a bare newline in it: the upstream
+// connection ends before the end of data. The client is told behind its own end
+// of data, where it listens.
+func (s *Session) bareNewline(content smtpwire.Content) bool {
+	s.mu.Lock()
+	v := enforce.Verdict{Action: enforce.Reject, Failure: enforce.Failure{Reason: enforce.BareNewline, Detail: "bare CR or LF in message content"}}
+	v.Failures = []enforce.Failure{v.Failure}
+	s.enter(enforce.AtRcpt, v)
+	s.endLocked("bare newline")
+	s.hangUp()
+	s.mu.Unlock()
+	content.Bare = smtpwire.PassBare
+	for {
+		p, err := s.client.PeekContent(s.snap.Timeouts.Data)
+		if err != nil {
+			return false
+		}
+		_, n, done, _ := content.Next(p)
+		s.client.Advance(n)
+		if done {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.toClient(s.refusal(v.Reason.Codes(v.Action), v.Reason, v.Detail))
+			return s.flushClient(true) && false
+		}
+	}
+}
+
+// broken ends the session because the client leg broke off within a message.
+// The upstream is left without an end of data, which is what tells it that there
+// was none.
+func (s *Session) broken(err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return false
+	}
+	how := leg.EndingOf(err)
+	switch {
+	case s.aborted.Load():
+		s.toClient(s.shuttingDown())
+		s.stop("stopped")
+	case how == leg.Timeout:
+		s.toClient([]byte(sayTimeout + s.nameForReplies() + ": timeout within the message\r\n"))
+		s.stop("client timeout within a message")
+	default:
+		s.stop("client " + string(how) + " within a message")
+	}
+	return false
+}
+
+// doubtful reports whether an earlier reply left open what envelope the upstream
+// has. A chunk goes up behind unanswered commands otherwise, as it would have
+// without us.
+func (s *Session) doubtful() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.uncertain
+}
+
+// bdat deals with BDAT (RFC 3030): a chunk passes by count, and one that is
+// refused here is swallowed by count.
+func (s *Session) bdat(cmd smtpwire.Command) bool {
+	size, last, err := smtpwire.ParseBDAT(cmd.Arg)
+	if err != nil {
+		// Nobody knows where the next command begins.
+		s.blame(enforce.ProtocolError, "BDAT: "+err.Error())
+		s.say([]byte(sayBadSyntax + "BDAT: " + err.Error() + "\r\n"))
+		s.end("protocol error")
+		return false
+	}
+	tx := s.current()
+	switch {
+	case !s.caps.Has("CHUNKING"):
+		return s.swallow(size, sayNotOffered)
+	case tx == nil:
+		return s.swallow(size, sayNeedMail)
+	case !s.hasRecipient(tx):
+		return s.swallow(size, sayNeedRcpt)
+	}
+	if s.doubtful() && !s.settle() {
+		return false
+	}
+	tx.chunked = true
+	e := &expected{kind: final, tx: tx, last: last}
+	s.mu.Lock()
+	s.inContent = true
+	s.mu.Unlock()
+	s.forward(cmd.Line, e)
+	if last {
+		s.begin(nil, true)
+	}
+	if err := s.chunk(size, s.toUpstreamChunk); err != nil {
+		return s.broken(err)
+	}
+	s.wentUp(e, size)
+	if !s.client.HasLine() {
+		s.upstream.Flush()
+	}
+	return true
+}
+
+func (s *Session) toUpstreamChunk(p []byte) {
+	s.toUpstream(p)
+	if s.client.Buffered() <= len(p) {
+		s.upstream.Flush()
+	}
+}
+
+// swallow drops a refused chunk and says why.
+func (s *Session) swallow(size int64, why string) bool {
+	if err := s.chunk(size, func([]byte) {}); err != nil {
+		s.clientGone(err)
+		return false
+	}
+	s.say([]byte(why))
+	return true
+}
+
+// chunk hands size octets from the client to pass, piece by piece.
+func (s *Session) chunk(size int64, pass func([]byte)) error {
+	defer s.client.EndContent()
+	for size > 0 {
+		p, err := s.client.PeekContent(s.snap.Timeouts.Data)
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		p = p[:min(int64(len(p)), size)]
+		pass(p)
+		s.client.Advance(len(p))
+		size -= int64(len(p))
+	}
+	return nil
+}

@@ -1,0 +1,18 @@
+// Package session is the conversation: one client, one upstream, and what is
+// said between them. It is the only room that sees both legs.
+//
+// In the order of the code: session.go holds the life of a session, greet.go the
+// banner, the first EHLO and how the upstream is secured before the client is
+// answered, clienttls.go the client's own STARTTLS, dispatch.go the commands,
+// envelope.go MAIL and RCPT, content.go DATA and BDAT, replies.go the order in
+// which replies reach the client, refuse.go verdicts and how they are spoken,
+// words.go every reply that is Postern's own, facts.go what a handshake yielded,
+// passthrough.go what observing does where Postern would stand in the way.
+//
+// Two goroutines run a session. One reads the client and alone writes to the
+// upstream; the other, started when the first EHLO has been answered, reads the
+// upstream. Either may write to the client, in the order that replies keeps.
+//
+// It decides no policy (enforce does), parses no SMTP (smtpwire does) and has no
+// queue: a message that the upstream has not accepted is still the sender's.
+package session

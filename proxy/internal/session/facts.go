@@ -1,0 +1,255 @@
+package session
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"postern/enforce"
+	"postern/proxy/internal/leg"
+	"postern/proxy/internal/record"
+	"postern/smtpwire/tlshello"
+)
+
+// upstreamConfig is what the upstream is offered: always from the floor to TLS
+// 1.3, whatever the rule asks for, so that the record knows what it chose. What
+// its certificate is worth is judged afterwards, from the facts.
+func (s *Session) upstreamConfig() *tls.Config {
+	sni := s.rule.ServerName
+	if sni == "" {
+		sni = s.name // as SNI only, never as the name to verify
+	}
+	s.rec.UpstreamTLS.SNI = sni
+	config := &tls.Config{
+		ServerName:         sni,
+		MinVersion:         s.snap.Policy.Floor(),
+		CipherSuites:       enforce.Offer(s.rule),
+		InsecureSkipVerify: true, // enforce judges, on facts that are always there
+	}
+	if certificate := s.rule.ClientCertificate; certificate != "" {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return s.snap.Named(certificate), nil
+		}
+	}
+	if s.snap.Resume != nil {
+		config.ClientSessionCache = s.snap.Resume(fmt.Sprintf("%s|%s|%s|%s|%d",
+			s.rec.Upstream.Address, sni, s.rule.ClientCertificate, s.rule.Name, s.snap.Generation))
+	}
+	return config
+}
+
+// upstreamFacts enters what a handshake with the upstream yielded.
+func (s *Session) upstreamFacts(h *leg.Handshake, err error) {
+	facts, chain := established(h), h.State.PeerCertificates
+	if err != nil {
+		facts = failed(h)
+		facts.Failure, facts.Detail = upstreamFailure(h, err)
+		chain = parse(h.Certificates)
+	}
+	rec := &s.rec.UpstreamTLS
+	s.certificate(&facts, rec, chain, x509.ExtKeyUsageServerAuth, s.rule.CA)
+	enter(rec, facts, err)
+	s.facts.Upstream = facts
+}
+
+// clientFacts enters what a handshake with the client yielded.
+func (s *Session) clientFacts(h *leg.Handshake, err error) {
+	facts := established(h)
+	rec := &s.rec.ClientTLS
+	if h.Offered != nil {
+		rec.SNI = quote(h.Offered.ServerName)
+		rec.OfferedVersions = h.Offered.Versions()
+		rec.OfferedCiphers = h.Offered.CipherSuites
+	}
+	if err != nil {
+		facts = failed(h)
+		facts.Failure, facts.Detail = s.clientFailure(h, err)
+	}
+	s.certificate(&facts, rec, h.State.PeerCertificates, x509.ExtKeyUsageClientAuth, "")
+	enter(rec, facts, err)
+	s.facts.Client = facts
+}
+
+func established(h *leg.Handshake) enforce.Leg {
+	return enforce.Leg{
+		State:   enforce.StateOK,
+		Version: h.State.Version,
+		Cipher:  h.State.CipherSuite,
+		Group:   uint16(h.State.CurveID),
+		Resumed: h.State.DidResume,
+	}
+}
+
+func failed(h *leg.Handshake) enforce.Leg {
+	facts := enforce.Leg{State: enforce.StateFailed, VersionRefused: h.Alert == alertProtocolVersion}
+	if h.Chosen != nil {
+		facts.Version, facts.Cipher, facts.Group = h.Chosen.Version, h.Chosen.CipherSuite, h.Chosen.Group
+	}
+	return facts
+}
+
+// The alerts that mean something here (RFC 8446 §6.2).
+const (
+	alertBadCertificate     = 42
+	alertCertificateUnknown = 46
+	alertUnknownCA          = 48
+	alertAccessDenied       = 49
+	alertProtocolVersion    = 70
+	alertBadCertStatus      = 113
+)
+
+// refusesCertificate reports whether an alert is about the certificate shown.
+func refusesCertificate(alert uint8) bool {
+	return alert >= alertBadCertificate && alert <= alertCertificateUnknown || alert == alertUnknownCA ||
+		alert == alertAccessDenied || alert == alertBadCertStatus
+}
+
+func upstreamFailure(h *leg.Handshake, err error) (enforce.Reason, string) {
+	if errors.Is(err, leg.ErrInjected) {
+		return enforce.StartTLSInjection, "octets in clear behind the reply to STARTTLS"
+	}
+	return enforce.TLSHandshakeFailed, howItFailed("the server", h, err)
+}
+
+func (s *Session) clientFailure(h *leg.Handshake, err error) (enforce.Reason, string) {
+	floor := s.snap.Policy.Floor()
+	switch {
+	case h.NotTLS, errors.Is(err, leg.ErrInjected):
+		return enforce.StartTLSInjection, "octets in clear behind STARTTLS"
+	case h.Offered != nil && len(h.Offered.Versions()) > 0 && slices.Max(h.Offered.Versions()) < floor:
+		return enforce.ClientTLSTooLow, fmt.Sprintf("%s is below %s",
+			tlshello.VersionName(slices.Max(h.Offered.Versions())), tlshello.VersionName(floor))
+	case refusesCertificate(h.Alert):
+		return enforce.ClientRefusedCertificate, howItFailed("the client", h, err)
+	}
+	return enforce.ClientHandshakeFailed, howItFailed("the client", h, err)
+}
+
+// howItFailed words a failed handshake for a reply.
+func howItFailed(peer string, h *leg.Handshake, err error) string {
+	switch how := leg.EndingOf(err); {
+	case h.Alert != 0:
+		return "the TLS handshake failed: " + peer + " sent the alert " + tlshello.AlertName(h.Alert)
+	case h.NotTLS:
+		return "the TLS handshake failed: " + peer + " sent what is not TLS"
+	case how == leg.Timeout:
+		return "the TLS handshake failed: timeout"
+	case how == leg.Closed, how == leg.Reset:
+		return "the TLS handshake failed: " + peer + " closed the connection"
+	}
+	return "the TLS handshake failed"
+}
+
+// refusedCertificate notes a client that was done with its handshake before it
+// had looked at the certificate (TLS 1.3), and whose alert came instead of a
+// command.
+func (s *Session) refusedCertificate(err error) {
+	alert, _ := leg.RemoteAlert(err)
+	reason := enforce.ClientHandshakeFailed
+	if refusesCertificate(alert) {
+		reason = enforce.ClientRefusedCertificate
+	}
+	detail := "the TLS handshake failed: the client sent the alert " + tlshello.AlertName(alert)
+	s.facts.Client.State, s.facts.Client.Failure, s.facts.Client.Detail = enforce.StateFailed, reason, detail
+	s.rec.ClientTLS.Failure = detail
+	s.blame(reason, detail)
+	s.end("client handshake failed")
+}
+
+// enter copies facts into the record.
+func enter(rec *record.Leg, facts enforce.Leg, err error) {
+	rec.State, rec.Version, rec.Cipher, rec.Group = facts.State, facts.Version, facts.Cipher, facts.Group
+	rec.Resumed = facts.Resumed
+	rec.ForwardSecrecy = facts.State == enforce.StateOK && enforce.ForwardSecret(facts.Version, facts.Cipher)
+	rec.Failure = ""
+	if err != nil {
+		rec.Failure = quote(err.Error())
+	}
+}
+
+// certificate enters the certificate a peer showed, and what it is worth with
+// the roots called ca: always, whether or not a rule asks. A resumed session is
+// verified like a new one, from the chain that was kept with it.
+func (s *Session) certificate(facts *enforce.Leg, rec *record.Leg, chain []*x509.Certificate, usage x509.ExtKeyUsage, ca string) {
+	rec.Certificate, rec.Verified, rec.VerifyError = nil, false, ""
+	if len(chain) == 0 {
+		return
+	}
+	leaf, now := chain[0], time.Now()
+	facts.Certificate = &enforce.Certificate{
+		DNSNames:   leaf.DNSNames,
+		SHA256:     sha256.Sum256(leaf.Raw),
+		SPKISHA256: sha256.Sum256(leaf.RawSubjectPublicKeyInfo),
+		NotBefore:  leaf.NotBefore,
+		NotAfter:   leaf.NotAfter,
+	}
+	known := make(map[string]enforce.ChainResult, 1)
+	facts.Chain = func(roots string) enforce.ChainResult {
+		result, ok := known[roots]
+		if !ok {
+			result = s.snap.Verify(roots, chain, usage, now)
+			known[roots] = result
+		}
+		return result
+	}
+	result := facts.Chain(ca)
+	rec.Verified, rec.VerifyError = result.Verified, quote(result.Detail)
+	rec.Certificate = &record.Certificate{
+		Subject:    record.Redact(leaf.Subject.String(), 200),
+		Issuer:     record.Redact(leaf.Issuer.String(), 200),
+		Names:      shown(leaf.DNSNames),
+		SHA256:     facts.Certificate.SHA256,
+		SPKISHA256: facts.Certificate.SPKISHA256,
+		NotBefore:  leaf.NotBefore,
+		NotAfter:   leaf.NotAfter,
+		Key:        keyOf(leaf),
+	}
+}
+
+// shown bounds the names of a certificate; some have hundreds.
+func shown(names []string) []string {
+	const most = 20
+	out := make([]string, 0, min(len(names), most+1))
+	for _, n := range names[:min(len(names), most)] {
+		out = append(out, quote(n))
+	}
+	if len(names) > most {
+		out = append(out, fmt.Sprintf("and %d more", len(names)-most))
+	}
+	return out
+}
+
+func keyOf(c *x509.Certificate) string {
+	switch key := c.PublicKey.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", key.N.BitLen())
+	case *ecdsa.PublicKey:
+		return "ECDSA " + key.Curve.Params().Name
+	case ed25519.PublicKey:
+		return "Ed25519"
+	}
+	return c.PublicKeyAlgorithm.String()
+}
+
+// parse reads certificates that went in clear in a handshake that failed. What
+// cannot be read is left out.
+func parse(raw [][]byte) []*x509.Certificate {
+	var chain []*x509.Certificate
+	for _, der := range raw {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return chain
+		}
+		chain = append(chain, c)
+	}
+	return chain
+}
+
+func declined(err error) bool { return errors.Is(err, leg.ErrDeclined) }

@@ -1,0 +1,228 @@
+package session
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"postern/enforce"
+	"postern/proxy/internal/leg"
+	"postern/proxy/internal/record"
+	"postern/smtpwire"
+)
+
+// A Snapshot is what a session goes by from its first moment to its last. It is
+// shared by many sessions and never changed; a reload makes another.
+type Snapshot struct {
+	Generation uint64
+	Observe    bool // verdicts are recorded, not spoken
+	Policy     *enforce.Policy
+
+	// Certificate chooses what is shown to a client; nil: there is nothing to
+	// show, and STARTTLS is not offered.
+	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Named finds the certificate that a rule shows to the upstream.
+	Named func(name string) *tls.Certificate
+	// Verify builds a chain to the roots called ca; "" are those of [tls.trust].
+	Verify func(ca string, chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) enforce.ChainResult
+	// Resume gives the cache in which sessions to the upstream are kept under a
+	// key; nil: none is resumed.
+	Resume func(key string) tls.ClientSessionCache
+
+	Extensions  map[string]bool // EHLO keywords let through besides those understood
+	BareNewline smtpwire.BareNewline
+	Limits      Limits
+	Timeouts    Timeouts
+}
+
+// Limits bound what the peers of one session can make it hold.
+type Limits struct {
+	Recipients int // of one message
+	Line       int // octets of a command line
+	ReplyLines int // of one reply of the upstream
+}
+
+// Timeouts bound each wait of a session.
+type Timeouts struct{ Connect, Handshake, Command, Data, Final time.Duration }
+
+// An Arrival is a connection that was accepted and where it meant to go.
+type Arrival struct {
+	Conn      net.Conn
+	Client    netip.AddrPort
+	Upstream  netip.AddrPort // zero when the dialler alone knows
+	Interface string         // "" when not known
+}
+
+// A Dial connects to the upstream; it is asked again when a session needs a
+// second connection. The context ends when the time for it has.
+type Dial func(ctx context.Context) (net.Conn, error)
+
+// A Session is one conversation, from accepted connection to record.
+type Session struct {
+	snap *Snapshot
+	dial Dial
+	log  *zap.Logger
+	rec  record.Record
+
+	ctx    context.Context // of dialling; ends with Abort
+	cancel context.CancelFunc
+
+	// ctl guards the legs, which Drain and Abort reach for from outside.
+	ctl              sync.Mutex
+	client, upstream *leg.Conn
+	draining         atomic.Bool
+	aborted          atomic.Bool
+	finals           atomic.Int32 // messages whose last octet went up and whose reply has not come
+
+	// Of the conversation; for the goroutine that reads the client.
+	rule     *enforce.Rule
+	conn     enforce.Connection
+	facts    enforce.Facts
+	caps     smtpwire.Capabilities // of the upstream, less what is never let through
+	name     string                // the upstream's own, by its banner; "" when that is no name
+	helo     string                // under which the upstream was last greeted
+	heloOnly bool                  // it refused EHLO
+	greeted  bool                  // the client was greeted in the present phase of its leg
+	heard    bool                  // the client has said something in it
+	pumping  bool                  // the other goroutine runs
+
+	// Of the order of things, guarded by the lock of replies.
+	replies
+	stage     enforce.Stage
+	tx        *transaction // the one that the next RCPT belongs to; nil: none
+	fresh     bool         // no MAIL was sent upstream since it was last reset
+	uncertain bool         // the upstream may hold an envelope that was not judged
+}
+
+// New returns a session that goes by snap. The record goes to log.
+func New(snap *Snapshot, arrival Arrival, dial Dial, log *zap.Logger) *Session {
+	s := &Session{snap: snap, dial: dial, log: log, fresh: true}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.client = leg.New(arrival.Conn, snap.Timeouts.Command)
+	s.replies.init()
+	s.rec = record.Record{
+		Session:    newID(),
+		Start:      time.Now(),
+		Mode:       "enforce",
+		Generation: snap.Generation,
+		Client:     record.Peer{Address: arrival.Client},
+		Upstream:   record.Peer{Address: arrival.Upstream},
+		Interface:  arrival.Interface,
+		Verdict:    enforce.Allow,
+	}
+	if snap.Observe {
+		s.rec.Mode = "observe"
+	}
+	s.facts.Client.State = enforce.StateNone
+	return s
+}
+
+// Run holds the conversation. It returns when both connections are closed and
+// the record has been written.
+func (s *Session) Run() {
+	defer s.finish()
+	defer s.crashed()
+	if s.connect() && s.introduce() {
+		s.converse()
+	}
+}
+
+// finish closes both legs, waits for the other goroutine and writes the record,
+// however the session ended.
+func (s *Session) finish() {
+	s.cancel()
+	s.closeUpstream()
+	s.client.Flush()
+	s.client.Linger()
+	s.writeRecord()
+}
+
+// closeUpstream ends the upstream leg, politely where it is at rest.
+func (s *Session) closeUpstream() {
+	if s.upstream == nil {
+		return
+	}
+	s.mu.Lock()
+	atRest := !s.over && len(s.queue) == 0 && s.facts.Upstream.State != enforce.StateFailed && s.tx == nil && !s.inContent
+	s.over = true
+	s.mu.Unlock()
+	if atRest && s.upstream.Write([]byte("QUIT\r\n")) == nil {
+		s.upstream.Flush()
+	}
+	s.upstream.Close()
+	if s.pumping {
+		<-s.pumpDone
+	}
+}
+
+func (s *Session) writeRecord() {
+	counts := s.client.Counts()
+	s.rec.In += counts.Read
+	s.rec.Out += counts.Written
+	s.rec.Duration = time.Since(s.rec.Start)
+	s.rec.ClientTLS.State = s.facts.Client.State
+	s.rec.UpstreamTLS.State = s.facts.Upstream.State
+	s.rec.TLS = outcome(s.rule, s.facts.Upstream, s.rec.Reason)
+	if s.rec.End == "" {
+		s.rec.End = "closed"
+	}
+	s.rec.Emit(s.log)
+}
+
+// Drain asks the session to end as soon as no message is under way: the client
+// is told 421 at its next pause. It may be called from any goroutine.
+func (s *Session) Drain() {
+	s.draining.Store(true)
+	s.ctl.Lock()
+	defer s.ctl.Unlock()
+	s.client.Interrupt()
+}
+
+// Abort ends the session now, unless it waits for the reply to a message that
+// has gone up whole: giving that up could make the sender deliver it twice. It
+// may be called from any goroutine.
+func (s *Session) Abort() {
+	s.draining.Store(true)
+	if s.finals.Load() > 0 {
+		return
+	}
+	s.aborted.Store(true)
+	s.cancel()
+	s.ctl.Lock()
+	defer s.ctl.Unlock()
+	s.client.Abort()
+	if s.upstream != nil {
+		s.upstream.Abort()
+	}
+}
+
+// setUpstream puts another phase or another connection in place of the upstream
+// leg.
+func (s *Session) setUpstream(c *leg.Conn) {
+	s.ctl.Lock()
+	defer s.ctl.Unlock()
+	s.upstream = c
+	if s.aborted.Load() {
+		c.Abort()
+	}
+}
+
+// end notes how the session ended; the first to say so is right.
+func (s *Session) end(how string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLocked(how)
+}
+
+func (s *Session) endLocked(how string) {
+	if s.rec.End == "" {
+		s.rec.End = how
+	}
+}
