@@ -1,0 +1,117 @@
+package intercept
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+)
+
+// bridge is an interface of the plan that is an Ethernet bridge, as the machine
+// has it now.
+type bridge struct {
+	name    string
+	address []byte   // its MAC address
+	ports   []string // sorted
+}
+
+// The chains of the bridge table, one a direction.
+const (
+	towardsServer = "towards-server"
+	towardsClient = "towards-client"
+)
+
+// beforeBridging is where nft's priority dstnat stands in the bridge family: the
+// forwarding decision has not been made.
+const beforeBridging nftables.ChainPriority = -300
+
+// bridgeTable lifts what passes a bridge to this machine's own IP layer, where
+// the inet table waits for it: connections towards the intercepted ports, and
+// the answers from there, which belong to Postern's upstream legs. What bypass
+// and sources leave alone is not lifted, so it is bridged as it always was.
+func (p Plan) bridgeTable(bridges []bridge) table {
+	t := table{family: nftables.TableFamilyBridge, sets: p.commonSets()}
+	prerouting := chain{
+		name: hookChain,
+		hook: &hook{kind: nftables.ChainTypeFilter, priority: beforeBridging},
+	}
+	var chains []chain
+	for i, b := range bridges {
+		number := strconv.Itoa(i)
+		ports := setInterfaces + number
+		t.sets = append(t.sets, interfaceSet(ports, b.ports))
+		for _, direction := range []struct {
+			chain  string
+			port   uint32
+			client end
+		}{
+			{towardsServer + number, destinationPort, source},
+			{towardsClient + number, sourcePort, destination},
+		} {
+			for _, v4 := range []bool{true, false} {
+				prerouting.rules = append(prerouting.rules, rule{
+					"what passes " + b.name, join(isEtherType(v4), isTCP(), incomingOn(ports),
+						portIn(direction.port, setPorts), jump(direction.chain))})
+			}
+			chains = append(chains, chain{
+				name: direction.chain,
+				rules: append(p.bridgeExemptions(direction.client),
+					rule{"to the IP layer of " + b.name, toHost(b.address)}),
+			})
+		}
+	}
+	t.chains = append(chains, prerouting)
+	return t
+}
+
+// bridgeExemptions are the exemptions in the direction whose client is at the
+// given end. nfproto is bridge in this family, so the EtherType tells IPv4 from
+// IPv6.
+func (p Plan) bridgeExemptions(client end) []rule {
+	var rules []rule
+	for _, v4 := range []bool{true, false} {
+		if len(spans(p.Bypass, v4)) == 0 {
+			continue
+		}
+		for _, which := range []end{source, destination} {
+			rules = append(rules, rule{"bypass", join(
+				addressIn(which, v4, familySet(setBypass, v4), false), verdict(expr.VerdictReturn))})
+		}
+	}
+	rules = append(rules, p.onlySources(client)...)
+	for i := range rules {
+		rules[i].exprs = byEtherType(rules[i].exprs)
+	}
+	return rules
+}
+
+// byEtherType replaces the leading match on nfproto by one on the EtherType.
+func byEtherType(exprs []expr.Any) []expr.Any {
+	for _, v4 := range []bool{true, false} {
+		family := isFamily(v4)
+		value, ok := exprs[1].(*expr.Cmp)
+		if ok && bytes.Equal(value.Data, family[1].(*expr.Cmp).Data) {
+			return join(isEtherType(v4), exprs[len(family):])
+		}
+	}
+	return exprs
+}
+
+// checkBridges refuses what would silently not work.
+func (p Plan) checkBridges(m machine, bridges []bridge) error {
+	if p.Method != TProxy || len(bridges) == 0 {
+		return nil
+	}
+	for _, sysctl := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
+		if value, err := m.sysctl(sysctl); err == nil && value == "1" {
+			return &ObstacleError{
+				What: fmt.Sprintf("%s is a bridge and %s = 1 (br_netfilter), which makes TPROXY do nothing",
+					bridges[0].name, sysctlName(sysctl)),
+				Remedy: fmt.Sprintf("sysctl -w %s=0 (and unload br_netfilter if nothing needs it)", sysctlName(sysctl)),
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrPortsExhausted means that every port of net.ipv4.ip_local_port_range is in
+// use between the client's address and the server.
+var ErrPortsExhausted = errors.New("intercept: no local port left")
+
+// dialAttempts is how often a connection is dialled again because its port was
+// that of a client leg. Each attempt hits one with a chance of the number of
+// such legs in 28000.
+const dialAttempts = 8
+
+// errSharedPort says that the kernel chose the port of a live client leg.
+var errSharedPort = errors.New("every port chosen was that of a live client connection to the same server")
+
+// Dial connects to the destination; with PreserveSource from the client's own
+// address. Only the context limits how long it takes. One address is tried, and
+// nothing is tried instead of it. Errors: ErrLoop, ErrPortsExhausted,
+// ErrPrivilege, or what the network said, as net.Dialer returns it.
+func (g *Gate) Dial(ctx context.Context, client, destination netip.AddrPort) (*net.TCPConn, error) {
+	client, destination = unmap(client), unmap(destination)
+	if !destination.IsValid() || destination.Addr().IsUnspecified() || destination.Port() == 0 {
+		return nil, fmt.Errorf("intercept: %s is no destination", destination)
+	}
+	if g.isOwn(destination) {
+		return nil, fmt.Errorf("%w: %s is Postern's own address", ErrLoop, destination)
+	}
+	if g.options.PreserveSource && client.Addr().Is4() != destination.Addr().Is4() {
+		return nil, fmt.Errorf("intercept: dialling %s in the name of %s: different address families",
+			destination, client.Addr())
+	}
+	for range dialAttempts {
+		conn, err := g.dialOnce(ctx, client.Addr(), destination)
+		if errors.Is(err, errSharedPort) {
+			continue
+		}
+		return conn, err
+	}
+	return nil, fmt.Errorf("intercept: dialling %s: %w", destination, errSharedPort)
+}
+
+// attempt is one connection being made.
+type attempt struct {
+	gate        *Gate
+	client      netip.Addr
+	destination netip.AddrPort
+
+	// Once the SYN is out: who sent it, and how it is known.
+	route route
+	port  uint16
+	leg   *leg
+}
+
+// dialOnce binds and connects in the dialer's control function, where nothing
+// else can come in between: a connection must be known as ours from the moment
+// its first packet leaves. net.Dialer connects once more afterwards, is told
+// that this is under way, and waits for the outcome and the context.
+func (g *Gate) dialOnce(ctx context.Context, client netip.Addr, destination netip.AddrPort) (*net.TCPConn, error) {
+	a := &attempt{gate: g, client: client, destination: destination}
+	dialer := net.Dialer{
+		KeepAliveConfig: keepAlive,
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			a.forget() // the dialer repeats some attempts by itself
+			return controlRaw(raw, a.start)
+		},
+	}
+	conn, err := dialer.DialContext(ctx, network(destination.Addr()), destination.String())
+	if err != nil {
+		a.forget()
+		if errors.Is(err, unix.EADDRNOTAVAIL) {
+			return nil, fmt.Errorf("%w from %s to %s (net.ipv4.ip_local_port_range): %w",
+				ErrPortsExhausted, client, destination, err)
+		}
+		return nil, err
+	}
+	tcp := conn.(*net.TCPConn)
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		a.forget()
+		return nil, errors.Join(err, tcp.Close())
+	}
+	g.legs.mu.Lock()
+	defer g.legs.mu.Unlock()
+	a.leg.conn = raw
+	return tcp, nil
+}
+
+// start sends the SYN and records the connection under the address that it
+// went out from.
+func (a *attempt) start(fd int) error {
+	if a.gate.options.PreserveSource {
+		if err := bindAs(fd, a.client); err != nil {
+			return err
+		}
+	}
+	legs := a.gate.legs
+	legs.mu.Lock()
+	defer legs.mu.Unlock()
+	if err := unix.Connect(fd, sockaddr(a.destination)); err != nil && err != unix.EINPROGRESS {
+		return os.NewSyscallError("connect", err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return os.NewSyscallError("getsockname", err)
+	}
+	local := addrPort(name)
+	r := route{local.Addr(), a.destination}
+	if legs.client.holds(r, local.Port()) {
+		return errSharedPort
+	}
+	a.route, a.port, a.leg = r, local.Port(), &leg{}
+	legs.upstream.add(a.route, a.port, a.leg)
+	return nil
+}
+
+// forget takes out a connection that did not come about.
+func (a *attempt) forget() {
+	if a.leg == nil {
+		return
+	}
+	a.gate.legs.mu.Lock()
+	defer a.gate.legs.mu.Unlock()
+	a.gate.legs.upstream.remove(a.route, a.port, a.leg)
+	a.leg = nil
+}
+
+// bindAs takes the client's address and leaves the port for connect to choose,
+// so that one port serves many servers. An explicit port is never bound: the
+// kernel would then keep that port from all sockets that let it choose.
+func bindAs(fd int, client netip.Addr) error {
+	if err := setTransparent(fd); err != nil {
+		return err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+		return os.NewSyscallError("setsockopt IP_BIND_ADDRESS_NO_PORT", err)
+	}
+	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(netip.AddrPortFrom(client, 0))))
+}
+
+func sockaddr(address netip.AddrPort) unix.Sockaddr {
+	if address.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(address.Port()), Addr: address.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(address.Port()), Addr: address.Addr().As16()}
+}
+
+func addrPort(address unix.Sockaddr) netip.AddrPort {
+	switch a := address.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,222 @@
+package intercept
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// ownFamilies are those in which a table of ours can stand.
+var ownFamilies = []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyBridge}
+
+// replace puts the tables in the place of whatever tables of ours there are, in
+// one transaction: no packet ever meets half of them, and when the kernel
+// refuses any part everything stays as it was.
+func replace(tables []table) error {
+	connection, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("intercept: nftables: %w", err)
+	}
+	present, err := ownTables(connection)
+	if err != nil {
+		return err
+	}
+	for _, t := range present {
+		connection.DelTable(t)
+	}
+	for _, t := range tables {
+		if err := t.add(connection, tableName); err != nil {
+			return err
+		}
+	}
+	if err := connection.Flush(); err != nil {
+		return explain(err, tables)
+	}
+	return nil
+}
+
+// ownTables lists the tables of ours that are in the kernel.
+func ownTables(connection *nftables.Conn) ([]*nftables.Table, error) {
+	var own []*nftables.Table
+	for _, family := range ownFamilies {
+		tables, err := connection.ListTablesOfFamily(family)
+		if err != nil {
+			return nil, fmt.Errorf("intercept: listing nftables tables (CONFIG_NF_TABLES): %w", err)
+		}
+		for _, t := range tables {
+			if t.Name == tableName && t.Family == family {
+				own = append(own, t)
+			}
+		}
+	}
+	return own, nil
+}
+
+// add queues the table for the transaction.
+func (t table) add(connection *nftables.Conn, name string) error {
+	made := connection.AddTable(&nftables.Table{Name: name, Family: t.family})
+	for _, s := range t.sets {
+		err := connection.AddSet(&nftables.Set{
+			Table: made, Name: s.name, KeyType: s.kind, KeyByteOrder: s.order, Interval: s.interval,
+		}, s.elements)
+		if err != nil {
+			return fmt.Errorf("intercept: nftables set %s: %w", s.name, err)
+		}
+	}
+	// All chains before any rule: rules jump to them.
+	chains := map[string]*nftables.Chain{}
+	for _, c := range t.chains {
+		chains[c.name] = connection.AddChain(c.declare(made))
+	}
+	for _, c := range t.chains {
+		for _, r := range c.rules {
+			connection.AddRule(&nftables.Rule{
+				Table: made, Chain: chains[c.name], Exprs: r.exprs,
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment),
+			})
+		}
+	}
+	return nil
+}
+
+func (c chain) declare(t *nftables.Table) *nftables.Chain {
+	declared := &nftables.Chain{Name: c.name, Table: t}
+	if c.hook != nil {
+		policy := nftables.ChainPolicyAccept
+		declared.Type, declared.Priority = c.hook.kind, &c.hook.priority
+		declared.Hooknum, declared.Policy = nftables.ChainHookPrerouting, &policy
+	}
+	return declared
+}
+
+// features are the kernel modules that rules need, with an expression of each.
+var features = []struct {
+	module, purpose string
+	sample          func(expr.Any) bool
+}{
+	{"nft_socket (CONFIG_NFT_SOCKET)", "recognising packets of Postern's own connections", is[*expr.Socket]},
+	{"nft_fib_inet (CONFIG_NFT_FIB_INET)", "leaving connections to this machine alone", is[*expr.Fib]},
+	{"nft_tproxy (CONFIG_NFT_TPROXY)", "method tproxy", is[*expr.TProxy]},
+	{"nft_redir (CONFIG_NFT_REDIR)", "method redirect", is[*expr.Redir]},
+	{"nft_reject_inet (CONFIG_NFT_REJECT_INET)", "when_down = block", is[*expr.Reject]},
+}
+
+func is[T expr.Any](e expr.Any) bool {
+	_, ok := e.(T)
+	return ok
+}
+
+// explain finds out which rules the kernel does not know, by offering it each
+// alone in a table that the same transaction deletes again.
+func explain(cause error, tables []table) error {
+	if errors.Is(cause, unix.EPERM) {
+		return fmt.Errorf("%w: changing nftables rules and routes needs CAP_NET_ADMIN: %w", ErrPrivilege, cause)
+	}
+	for _, t := range tables {
+		for _, feature := range features {
+			if !t.uses(feature.sample) || t.possible(feature.sample) {
+				continue
+			}
+			return &ObstacleError{
+				What:   fmt.Sprintf("the kernel has no %s, needed for %s", feature.module, feature.purpose),
+				Remedy: "load or install it",
+			}
+		}
+	}
+	return fmt.Errorf("intercept: nftables: %w", cause)
+}
+
+func (t table) uses(sample func(expr.Any) bool) bool {
+	for _, c := range t.chains {
+		for _, r := range c.rules {
+			for _, e := range r.exprs {
+				if sample(e) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// possible tries the rules that hold such an expression, and only those.
+func (t table) possible(sample func(expr.Any) bool) bool {
+	connection, err := nftables.New()
+	if err != nil {
+		return false
+	}
+	trial := table{family: t.family, sets: t.sets}
+	for _, c := range t.chains {
+		kept := chain{name: c.name, hook: c.hook}
+		for _, r := range c.rules {
+			if (table{chains: []chain{{rules: []rule{r}}}}).uses(sample) {
+				kept.rules = append(kept.rules, r)
+			}
+		}
+		trial.chains = append(trial.chains, kept)
+	}
+	const trialName = tableName + "-trial"
+	if err := trial.add(connection, trialName); err != nil {
+		return false
+	}
+	connection.DelTable(&nftables.Table{Name: trialName, Family: t.family})
+	return connection.Flush() == nil
+}
+
+// emptyTakeChain stops taking new connections; everything else stays.
+func emptyTakeChain() error {
+	connection, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("intercept: nftables: %w", err)
+	}
+	present, err := ownTables(connection)
+	if err != nil {
+		return err
+	}
+	for _, t := range present {
+		chains, err := connection.ListChainsOfTableFamily(t.Family)
+		if err != nil {
+			return fmt.Errorf("intercept: listing nftables chains: %w", err)
+		}
+		for _, c := range chains {
+			// A bridge's chains lift only; without them answers to connections
+			// under way would pass Postern by.
+			if c.Table.Name == tableName && c.Name == takeChain {
+				connection.FlushChain(&nftables.Chain{Name: c.Name, Table: t})
+			}
+		}
+	}
+	if err := connection.Flush(); err != nil {
+		if errors.Is(err, unix.EPERM) {
+			return explain(err, nil)
+		}
+		return fmt.Errorf("intercept: nftables: %w", err)
+	}
+	return nil
+}
+
+// describe writes the rules as Show prints them.
+func (t table) describe() []string {
+	var lines []string
+	for _, c := range t.chains {
+		for i, r := range c.rules {
+			lines = append(lines, fmt.Sprintf("%s %s %d: %s", familyName(t.family), c.name, i+1, r.comment))
+		}
+	}
+	return lines
+}
+
+func familyName(family nftables.TableFamily) string {
+	switch family {
+	case nftables.TableFamilyINet:
+		return "inet"
+	case nftables.TableFamilyBridge:
+		return "bridge"
+	}
+	return strings.ToLower(fmt.Sprint(family))
+}

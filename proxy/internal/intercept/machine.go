@@ -1,0 +1,221 @@
+package intercept
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ObstacleError is something about this machine that stands in the way of a
+// plan that is right in itself.
+type ObstacleError struct {
+	// What is in the way.
+	What string
+	// Remedy is what an administrator can do about it.
+	Remedy string
+}
+
+func (e *ObstacleError) Error() string { return "intercept: " + e.What + ": " + e.Remedy }
+
+// machine is what Up, Down and Show learn about the network namespace of the
+// calling thread. It only reads.
+type machine struct {
+	links map[int]netlink.Link
+}
+
+func inspect() (machine, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return machine{}, fmt.Errorf("intercept: listing interfaces: %w", err)
+	}
+	m := machine{links: map[int]netlink.Link{}}
+	for _, link := range links {
+		m.links[link.Attrs().Index] = link
+	}
+	return m, nil
+}
+
+func (m machine) byName(name string) netlink.Link {
+	for _, link := range m.links {
+		if link.Attrs().Name == name {
+			return link
+		}
+	}
+	return nil
+}
+
+// carriers are the interfaces on which IP packets come in: all but loopback,
+// and not those that belong to a bridge or a bond, whose packets come in on
+// that. Answers of servers may arrive on any of them.
+func (m machine) carriers(p Plan) []string {
+	names := slices.Clone(p.Interfaces) // also those that do not exist yet
+	for _, link := range m.links {
+		attributes := link.Attrs()
+		if attributes.Flags&net.FlagLoopback == 0 && attributes.MasterIndex == 0 &&
+			!slices.Contains(names, attributes.Name) {
+			names = append(names, attributes.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// bridges are the interfaces of the plan that are Ethernet bridges.
+func (m machine) bridges(p Plan) ([]bridge, error) {
+	var found []bridge
+	for _, name := range p.Interfaces {
+		link := m.byName(name)
+		if link == nil {
+			continue
+		}
+		if master := m.links[link.Attrs().MasterIndex]; master != nil {
+			return nil, &ObstacleError{
+				What:   fmt.Sprintf("%s belongs to %s, where its packets come in", name, master.Attrs().Name),
+				Remedy: fmt.Sprintf("put %s in its place in intercept.interfaces", master.Attrs().Name),
+			}
+		}
+		if link.Type() != "bridge" {
+			continue
+		}
+		b := bridge{name: name, address: link.Attrs().HardwareAddr}
+		for _, port := range m.links {
+			if port.Attrs().MasterIndex == link.Attrs().Index {
+				b.ports = append(b.ports, port.Attrs().Name)
+			}
+		}
+		slices.Sort(b.ports)
+		found = append(found, b)
+	}
+	return found, nil
+}
+
+func (m machine) sysctl(path string) (string, error) {
+	value, err := os.ReadFile("/proc/sys/" + path)
+	return strings.TrimSpace(string(value)), err
+}
+
+func sysctlName(path string) string { return strings.ReplaceAll(path, "/", ".") }
+
+// checkForwarding refuses pass on a machine that forwards nothing, where it
+// would be a black hole.
+func (p Plan) checkForwarding(m machine, bridges []bridge) error {
+	if p.Method != TProxy || p.WhenDown != Pass {
+		return nil
+	}
+	if value, err := m.sysctl("net/ipv4/ip_forward"); err != nil || value != "1" {
+		return &ObstacleError{
+			What:   "when_down = pass needs a machine that forwards, and net.ipv4.ip_forward is not 1",
+			Remedy: "sysctl -w net.ipv4.ip_forward=1, or when_down = \"block\"",
+		}
+	}
+	if len(bridges) > 0 && !hasDefaultRoute(netlink.FAMILY_V4) {
+		return &ObstacleError{
+			What:   "when_down = pass on a bridge routes what was bridged, and there is no default route",
+			Remedy: "add one, or when_down = \"block\"",
+		}
+	}
+	return nil
+}
+
+func hasDefaultRoute(family int) bool {
+	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	return err == nil && slices.ContainsFunc(routes, func(r netlink.Route) bool {
+		if r.Dst == nil {
+			return true
+		}
+		ones, _ := r.Dst.Mask.Size()
+		return ones == 0
+	})
+}
+
+// warnings are what does not stop the plan but will surprise somebody.
+func (p Plan) warnings(m machine, bridges []bridge) []string {
+	var texts []string
+	warn := func(format string, values ...any) { texts = append(texts, fmt.Sprintf(format, values...)) }
+	for _, name := range p.Interfaces {
+		if m.byName(name) == nil {
+			warn("interface %s does not exist (yet)", name)
+		}
+	}
+	for _, v4 := range []bool{true, false} {
+		if _, ok := p.listener(v4); !ok && p.WhenDown == Pass {
+			warn("no IPv%d address in listen.addresses: IPv%d connections always pass, without Postern",
+				familyNumber(v4), familyNumber(v4))
+		} else if !ok && p.Method == TProxy {
+			warn("no IPv%d address in listen.addresses: IPv%d connections are always blocked",
+				familyNumber(v4), familyNumber(v4))
+		} else if !ok {
+			warn("no IPv%d address in listen.addresses: IPv%d connections are not intercepted",
+				familyNumber(v4), familyNumber(v4))
+		}
+	}
+	if value, err := m.sysctl("net/ipv6/conf/all/forwarding"); p.WhenDown == Pass && (err != nil || value != "1") {
+		warn("net.ipv6.conf.all.forwarding is not 1: IPv6 connections cannot pass")
+	}
+	if value, err := m.sysctl("net/ipv4/ip_forward"); len(bridges) > 0 && (err != nil || value != "1") {
+		warn("net.ipv4.ip_forward is not 1: connections that run across %s now will stall", bridges[0].name)
+	}
+	return append(texts, p.inputWarnings()...)
+}
+
+func familyNumber(v4 bool) int {
+	if v4 {
+		return 4
+	}
+	return 6
+}
+
+// InputRule is the nft rule that lets intercepted connections reach Postern
+// past an input chain that drops by default.
+func (p Plan) InputRule() string {
+	p = p.withDefaults()
+	if p.Method == Redirect {
+		var ports []string
+		for _, address := range p.Listen {
+			if port := fmt.Sprint(address.Port()); !slices.Contains(ports, port) {
+				ports = append(ports, port)
+			}
+		}
+		return fmt.Sprintf("ct status dnat tcp dport { %s } accept", strings.Join(ports, ", "))
+	}
+	return fmt.Sprintf("meta mark & %#x == %#x accept", p.Mark, p.Mark)
+}
+
+// inputWarnings names other tables' input chains that drop by default: packets
+// that Postern intercepts are local input from then on. Whether such a chain
+// has a rule for them cannot be told by looking.
+func (p Plan) inputWarnings() []string {
+	connection, err := nftables.New()
+	if err != nil {
+		return nil
+	}
+	chains, err := connection.ListChains()
+	if err != nil {
+		return nil
+	}
+	var texts []string
+	for _, c := range chains {
+		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookInput ||
+			c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop || c.Table.Name == tableName {
+			continue
+		}
+		texts = append(texts, fmt.Sprintf("chain %s of table %s drops input by default: it needs the rule `%s`",
+			c.Name, c.Table.Name, p.InputRule()))
+	}
+	return texts
+}
+
+var errUnsupportedFamily = []error{unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.EPFNOSUPPORT}
+
+// withoutFamily tells whether the kernel has no IPv6 at all, which then needs no
+// rules either.
+func withoutFamily(err error) bool {
+	return slices.ContainsFunc(errUnsupportedFamily, func(e error) bool { return errors.Is(err, e) })
+}

@@ -1,0 +1,224 @@
+package intercept
+
+import (
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// routingProtocol marks our routes and rules as ours (rtnetlink's rtm_protocol;
+// the number is in the range left to the administrator and not in iproute2's
+// rt_protos).
+const routingProtocol = 125
+
+var routingFamilies = []struct {
+	number int
+	all    *net.IPNet
+}{
+	{netlink.FAMILY_V4, &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}},
+	{netlink.FAMILY_V6, &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}},
+}
+
+// routing is what stands in the kernel of our policy routing.
+type routing struct {
+	rules  []netlink.Rule
+	routes []netlink.Route
+}
+
+// wantedRules are one rule a carrier and family. Never one without an incoming
+// interface: the mark also reaches reverse path filters (src_valid_mark) and
+// sockets (tcp_fwmark_accept), whose look-ups have none and must not end here.
+func (p Plan) wantedRules(carriers []string) []netlink.Rule {
+	if p.Method != TProxy {
+		return nil
+	}
+	var rules []netlink.Rule
+	for _, family := range routingFamilies {
+		for _, name := range carriers {
+			rule := netlink.NewRule()
+			mask := p.Mark
+			rule.Family, rule.IifName = family.number, name
+			rule.Mark, rule.Mask = p.Mark, &mask
+			rule.Table, rule.Priority, rule.Protocol = p.Table, p.Priority, routingProtocol
+			rules = append(rules, *rule)
+		}
+	}
+	return rules
+}
+
+// wantedRoutes deliver everything to this machine.
+func (p Plan) wantedRoutes() ([]netlink.Route, error) {
+	if p.Method != TProxy {
+		return nil, nil
+	}
+	loopback, err := netlink.LinkByName("lo")
+	if err != nil {
+		return nil, fmt.Errorf("intercept: lo: %w", err)
+	}
+	var routes []netlink.Route
+	for _, family := range routingFamilies {
+		routes = append(routes, netlink.Route{
+			Family: family.number, Dst: family.all, Table: p.Table, Type: unix.RTN_LOCAL,
+			Scope: netlink.SCOPE_HOST, LinkIndex: loopback.Attrs().Index, Protocol: routingProtocol,
+		})
+	}
+	return routes, nil
+}
+
+// installed finds our rules and routes by their protocol, whatever plan they were
+// made for.
+func installed() (routing, error) {
+	var r routing
+	err := eachEntry(func(rule *netlink.Rule, route *netlink.Route) error {
+		switch {
+		case rule != nil && rule.Protocol == routingProtocol:
+			r.rules = append(r.rules, *rule)
+		case route != nil && isOurs(*route):
+			r.routes = append(r.routes, *route)
+		}
+		return nil
+	})
+	return r, err
+}
+
+func isOurs(route netlink.Route) bool {
+	return route.Protocol == routingProtocol && route.Type == unix.RTN_LOCAL
+}
+
+// checkTable refuses a table number that somebody else uses: our routes would
+// catch their packets.
+func (p Plan) checkTable() error {
+	return eachEntry(func(rule *netlink.Rule, route *netlink.Route) error {
+		what := ""
+		switch {
+		case rule != nil && rule.Protocol != routingProtocol && rule.Table == p.Table:
+			what = "a routing rule of somebody else leads there"
+		case route != nil && !isOurs(*route) && route.Table == p.Table:
+			what = "a route of somebody else stands in it"
+		default:
+			return nil
+		}
+		return &ObstacleError{
+			What:   fmt.Sprintf("routing table %d is in use: %s", p.Table, what),
+			Remedy: "free that number",
+		}
+	})
+}
+
+// eachEntry calls visit with every rule and every route there is, until it
+// fails. A kernel without IPv6 has no entries of that family.
+func eachEntry(visit func(*netlink.Rule, *netlink.Route) error) error {
+	for _, family := range routingFamilies {
+		rules, err := netlink.RuleList(family.number)
+		if withoutFamily(err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("intercept: listing routing rules (CONFIG_IP_MULTIPLE_TABLES): %w", err)
+		}
+		for _, rule := range rules {
+			rule.Family = family.number
+			if err := visit(&rule, nil); err != nil {
+				return err
+			}
+		}
+		routes, err := netlink.RouteListFiltered(family.number, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return fmt.Errorf("intercept: listing routes: %w", err)
+		}
+		for _, route := range routes {
+			route.Family = family.number
+			if err := visit(nil, &route); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func sameRule(a, b netlink.Rule) bool {
+	return a.Family == b.Family && a.IifName == b.IifName && a.Mark == b.Mark &&
+		a.Mask != nil && b.Mask != nil && *a.Mask == *b.Mask &&
+		a.Table == b.Table && a.Priority == b.Priority &&
+		a.OifName == "" && a.Src == nil && a.Dst == nil && !a.Invert
+}
+
+func sameRoute(a, b netlink.Route) bool {
+	return a.Family == b.Family && a.Table == b.Table && a.Type == b.Type && a.LinkIndex == b.LinkIndex
+}
+
+// missing are the elements of wanted that are not in present.
+func missing[T any](wanted, present []T, same func(a, b T) bool) []T {
+	var out []T
+	for _, w := range wanted {
+		if !slices.ContainsFunc(present, func(p T) bool { return same(p, w) }) {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// routingChange is the difference between what is and what is wanted.
+type routingChange struct {
+	addRules, removeRules   []netlink.Rule
+	addRoutes, removeRoutes []netlink.Route
+}
+
+func change(present, wanted routing) routingChange {
+	return routingChange{
+		addRules:     missing(wanted.rules, present.rules, sameRule),
+		removeRules:  missing(present.rules, wanted.rules, sameRule),
+		addRoutes:    missing(wanted.routes, present.routes, sameRoute),
+		removeRoutes: missing(present.routes, wanted.routes, sameRoute),
+	}
+}
+
+// add makes what is missing, routes before the rules that lead to them, and
+// returns how to take it back.
+func (c routingChange) add() (undo func(), err error) {
+	var done []func()
+	undo = func() {
+		for _, step := range slices.Backward(done) {
+			step()
+		}
+	}
+	for _, route := range c.addRoutes {
+		err := netlink.RouteAdd(&route)
+		if withoutFamily(err) && route.Family == netlink.FAMILY_V6 {
+			continue
+		}
+		if err != nil {
+			return undo, fmt.Errorf("intercept: local route for intercepted packets (CONFIG_IP_MULTIPLE_TABLES): %w", err)
+		}
+		done = append(done, func() { _ = netlink.RouteDel(&route) })
+	}
+	for _, rule := range c.addRules {
+		err := netlink.RuleAdd(&rule)
+		if withoutFamily(err) && rule.Family == netlink.FAMILY_V6 {
+			continue
+		}
+		if err != nil {
+			return undo, fmt.Errorf("intercept: routing rule for %s: %w", rule.IifName, err)
+		}
+		done = append(done, func() { _ = netlink.RuleDel(&rule) })
+	}
+	return undo, nil
+}
+
+// remove takes out what is no longer wanted, rules before the routes.
+func (c routingChange) remove() error {
+	for _, rule := range c.removeRules {
+		if err := netlink.RuleDel(&rule); err != nil {
+			return fmt.Errorf("intercept: removing the routing rule for %s: %w", rule.IifName, err)
+		}
+	}
+	for _, route := range c.removeRoutes {
+		if err := netlink.RouteDel(&route); err != nil {
+			return fmt.Errorf("intercept: removing the local route: %w", err)
+		}
+	}
+	return nil
+}

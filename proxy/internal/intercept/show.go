@@ -1,0 +1,95 @@
+package intercept
+
+import "fmt"
+
+// State is what Show found.
+type State struct {
+	// Taking is true while new connections are taken.
+	Taking bool
+	// Lingering is true after Down, while the last connections are carried.
+	Lingering bool
+	// Agrees is true when everything the plan wants is in the kernel, and nothing
+	// of ours besides.
+	Agrees bool
+	// Differences say in words why it does not agree.
+	Differences []string
+	// Rules are the plan's nftables rules and routing, in order, in words.
+	Rules []string
+	// Running are the connections to the intercepted ports, Postern's among them.
+	Running Flows
+	// Warnings as in Report.
+	Warnings []string
+}
+
+// Show compares the kernel, in the network namespace of the calling thread,
+// with the plan. It changes nothing, but needs CAP_NET_ADMIN as Up does, for
+// the kernel shows its rules to nobody else.
+func (p Plan) Show() (State, error) {
+	if err := p.Validate(); err != nil {
+		return State{}, err
+	}
+	p = p.withDefaults()
+	m, err := inspect()
+	if err != nil {
+		return State{}, err
+	}
+	bridges, err := m.bridges(p)
+	if err != nil {
+		return State{}, err
+	}
+	tables := p.tables(bridges)
+	state := State{Running: countFlows(p.Ports)}
+	if p.Method != None {
+		state.Warnings = p.warnings(m, bridges)
+	}
+	if state.Differences, err = differences(tables); err != nil {
+		return State{}, err
+	}
+	changes, err := p.routingChanges(m)
+	if err != nil {
+		return State{}, err
+	}
+	state.Differences = append(state.Differences, changes.describe()...)
+	state.Agrees = len(state.Differences) == 0
+	if state.Taking, err = taking(); err != nil {
+		return State{}, err
+	}
+	present, err := installed()
+	if err != nil {
+		return State{}, err
+	}
+	state.Lingering = !state.Taking && len(present.rules) > 0
+	for _, t := range tables {
+		state.Rules = append(state.Rules, t.describe()...)
+	}
+	for _, r := range p.wantedRules(m.carriers(p)) {
+		state.Rules = append(state.Rules, describeRule(r.Family, r.IifName, p))
+	}
+	return state, nil
+}
+
+// describe says what is missing and what is too much.
+func (c routingChange) describe() []string {
+	var out []string
+	for _, r := range c.addRules {
+		out = append(out, fmt.Sprintf("no routing rule for packets that come in on %s", r.IifName))
+	}
+	for _, r := range c.removeRules {
+		out = append(out, fmt.Sprintf("a routing rule for %s that is not part of the plan", r.IifName))
+	}
+	for range c.addRoutes {
+		out = append(out, "the local route for intercepted packets is missing")
+	}
+	for range c.removeRoutes {
+		out = append(out, "a local route that is not part of the plan")
+	}
+	return out
+}
+
+func describeRule(family int, name string, p Plan) string {
+	number := 6
+	if family == routingFamilies[0].number {
+		number = 4
+	}
+	return fmt.Sprintf("ip -%d rule: iif %s fwmark %#x/%#x lookup %d (all local)", number, name, p.Mark, p.Mark, p.Table)
+}

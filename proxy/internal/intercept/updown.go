@@ -1,0 +1,174 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/nftables"
+)
+
+// DefaultLinger is how long Down keeps what brings packets to sockets that are
+// over: as long as the kernel keeps those sockets in TIME_WAIT.
+const DefaultLinger = 60 * time.Second
+
+// Report is what Up has to tell.
+type Report struct {
+	// Running are the connections that began before.
+	Running Flows
+	// Warnings are what will surprise somebody, each a sentence for a person.
+	Warnings []string
+}
+
+// Up puts the plan in force, in the network namespace of the calling thread, in
+// place of any earlier plan of Postern's. Nothing of anybody else is touched,
+// and when it fails nothing has changed. The daemon need not be running:
+// WhenDown holds until it is. It needs CAP_NET_ADMIN.
+//
+// Errors: those of Validate, *ObstacleError for what this machine lacks,
+// ErrPrivilege, or what the kernel said.
+func (p Plan) Up() (Report, error) {
+	if err := p.Validate(); err != nil {
+		return Report{}, err
+	}
+	p = p.withDefaults()
+	m, err := inspect()
+	if err != nil {
+		return Report{}, err
+	}
+	bridges, err := m.bridges(p)
+	if err != nil {
+		return Report{}, err
+	}
+	if err := errors.Join(p.checkBridges(m, bridges), p.checkForwarding(m, bridges)); err != nil {
+		return Report{}, err
+	}
+	report := Report{Running: countFlows(p.Ports)}
+	if p.Method != None {
+		report.Warnings = p.warnings(m, bridges)
+	}
+	return report, p.put(m, bridges)
+}
+
+// put changes the kernel. Routing comes before the rules that need it, and what
+// an earlier plan needed goes last.
+func (p Plan) put(m machine, bridges []bridge) error {
+	changes, err := p.routingChanges(m)
+	if err != nil {
+		return err
+	}
+	undo, err := changes.add()
+	if err == nil {
+		err = replace(p.tables(bridges))
+	}
+	if err != nil {
+		undo()
+		return err
+	}
+	return changes.remove()
+}
+
+func (p Plan) routingChanges(m machine) (routingChange, error) {
+	present, err := installed()
+	if err != nil {
+		return routingChange{}, err
+	}
+	if p.Method == TProxy {
+		if err := p.checkTable(); err != nil {
+			return routingChange{}, err
+		}
+	}
+	wanted := routing{rules: p.wantedRules(m.carriers(p))}
+	if wanted.routes, err = p.wantedRoutes(); err != nil {
+		return routingChange{}, err
+	}
+	return change(present, wanted), nil
+}
+
+// Down stops interception, in the network namespace of the calling thread,
+// whatever plan is in force. New connections go their own way at once; what
+// carries the packets of Postern's connections stays for the given time, which
+// this call waits out, and then goes too. Without it new connections from ports
+// that a client used through Postern a moment ago would hang, as would those
+// that Postern is still serving. A linger of zero is for a machine that nobody
+// uses.
+//
+// When the context ends first the rest is left in place, which is safe, and a
+// later Down removes it. Down does nothing where there is nothing to remove, and
+// nothing when another Up came in between.
+func Down(ctx context.Context, linger time.Duration) error {
+	connection, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("intercept: nftables: %w", err)
+	}
+	redirecting, err := redirecting(connection)
+	if err != nil {
+		return err
+	}
+	// Redirected connections live in conntrack, which needs no rule of ours.
+	if !redirecting {
+		if err := emptyTakeChain(); err != nil {
+			return err
+		}
+		if err := pause(ctx, linger); err != nil {
+			return fmt.Errorf("intercept: what carries the last connections was left in place: %w", err)
+		}
+		if again, err := taking(); err != nil || again {
+			return err
+		}
+	}
+	if err := replace(nil); err != nil {
+		return err
+	}
+	present, err := installed()
+	if err != nil {
+		return err
+	}
+	return change(present, routing{}).remove()
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// redirecting tells whether the plan in force is one of method redirect.
+func redirecting(connection *nftables.Conn) (bool, error) {
+	chains, err := connection.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("intercept: listing nftables chains: %w", err)
+	}
+	for _, c := range chains {
+		if c.Table.Name == tableName && c.Type == nftables.ChainTypeNAT {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// taking tells whether new connections are being taken.
+func taking() (bool, error) {
+	connection, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("intercept: nftables: %w", err)
+	}
+	present, err := ownTables(connection)
+	if err != nil {
+		return false, err
+	}
+	for _, t := range present {
+		if t.Family != nftables.TableFamilyINet {
+			continue
+		}
+		rules, err := kernelRules(t.Family, tableName, takeChain)
+		return len(rules) > 0, err
+	}
+	return false, nil
+}
