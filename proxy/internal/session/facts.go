@@ -200,7 +200,9 @@ func (s *Session) certificate(facts *enforce.Leg, rec *record.Leg, chain []*x509
 		return result
 	}
 	result := facts.Chain(ca)
-	rec.Verified, rec.VerifyError = result.Verified, quote(result.Detail)
+	if rec.Verified = result.Verified; !rec.Verified {
+		rec.VerifyError = quote(result.Detail)
+	}
 	rec.Certificate = &record.Certificate{
 		Subject:    record.Redact(leaf.Subject.String(), 200),
 		Issuer:     record.Redact(leaf.Issuer.String(), 200),

@@ -30,7 +30,7 @@ func (s *Session) connect() bool {
 		return false
 	}
 	if !s.rec.Upstream.Address.IsValid() {
-		s.choose(peer(up))
+		s.choose(remote(up))
 	}
 	if v := s.judge(enforce.AtConnect, nil, false); s.speak(v) {
 		s.refuseConnection(v)
@@ -65,7 +65,7 @@ func (s *Session) choose(upstream netip.AddrPort) {
 	s.rec.Rule = s.rule.Name
 }
 
-func peer(c *leg.Conn) netip.AddrPort {
+func remote(c *leg.Conn) netip.AddrPort {
 	a, err := netip.ParseAddrPort(c.Socket().RemoteAddr().String())
 	if err != nil {
 		return netip.AddrPort{}
@@ -179,7 +179,7 @@ func (s *Session) exchange(line string) (reply smtpwire.Reply, ok bool) {
 		return reply, false
 	}
 	s.toUpstream([]byte(line), crlf)
-	s.upstream.Flush()
+	s.flushBoth()
 	reply, err := s.readBanner()
 	if err != nil {
 		s.lost(err)

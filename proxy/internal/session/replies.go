@@ -135,7 +135,7 @@ func (s *Session) toUpstream(parts ...[]byte) {
 func (s *Session) ask(line []byte, e *expected) (smtpwire.Reply, bool) {
 	e.wait = make(chan smtpwire.Reply, 1)
 	s.forward(line, e)
-	s.upstream.Flush()
+	s.flushBoth()
 	return s.await(e)
 }
 
@@ -151,7 +151,7 @@ func (s *Session) await(e *expected) (smtpwire.Reply, bool) {
 // settle waits until the upstream owes nothing, and says whether it is still
 // there.
 func (s *Session) settle() bool {
-	s.upstream.Flush()
+	s.flushBoth()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.queue) > 0 && !s.over {

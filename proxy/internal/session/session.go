@@ -226,3 +226,16 @@ func (s *Session) endLocked(how string) {
 		s.rec.End = how
 	}
 }
+
+// Refuse is in place of Run for a connection that there is no room for: 421, and
+// a record like any other's. It does not wait for the client.
+func (s *Session) Refuse(reason enforce.Reason, detail string) {
+	s.blame(reason, detail)
+	s.end("refused")
+	s.client.Write(s.words(421, reason, enforce.Defer, detail))
+	s.client.Abort() // its last words have to be quick
+	s.client.Flush()
+	s.client.Close()
+	s.cancel()
+	s.writeRecord()
+}
