@@ -1,0 +1,148 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"unicode"
+
+	"github.com/BurntSushi/toml"
+
+	"postern/enforce"
+	"postern/proxy"
+)
+
+// maxSize bounds a configuration file, octets. The largest that people write are
+// a hundredth of it.
+const maxSize = 1 << 20
+
+// A File is a configuration without faults.
+type File struct {
+	Path   string
+	Proxy  proxy.Config
+	Policy *enforce.Policy // the rules of Proxy, compiled with its floor
+
+	Resolver Resolver
+
+	// Notes are no faults: what an administrator should know of the file and
+	// would not hear otherwise, such as an exception without an owner.
+	Notes Errors
+
+	at *positions
+}
+
+// Resolver is [resolver]. This release asks no DNS server of its own.
+type Resolver struct {
+	Servers []netip.AddrPort
+	TrustAD string // "loopback", "always" or "never"
+}
+
+// Load reads the configuration file at path. If the file can be read and is
+// faulty the error is of type Errors and holds every fault; then there is no File.
+func Load(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse is Load for a file that was read already. Data beyond 1 MiB is a fault.
+// The path is only named in what is returned.
+func Parse(path string, data []byte) (*File, error) {
+	values, lines, fault := decode(path, data)
+	if fault != nil {
+		return nil, Errors{fault}
+	}
+	r := &reader{file: path, at: &positions{lines: lines, titles: map[string]string{}}}
+	f := &File{Path: path, Proxy: defaults(), at: r.at}
+	f.Resolver = Resolver{Servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}, TrustAD: "loopback"}
+
+	top := r.table("", values)
+	read(top, "mode", &f.Proxy.Observe, oneOf(word[bool]{text: "enforce"}, word[bool]{text: "observe", value: true}))
+	readIntercept(top, &f.Proxy)
+	readTLS(top.inner("tls"), &f.Proxy.TLS)
+	readSMTP(top.inner("smtp"), &f.Proxy.SMTP)
+	readResolver(top.inner("resolver"), &f.Resolver)
+	readLimits(top.inner("limits"), &f.Proxy.Limits)
+	readTimeouts(top.inner("timeouts"), &f.Proxy.Timeouts)
+	readLog(top.inner("log"), &f.Proxy.Log)
+	readLater(top)
+	rules := readRules(top, &f.Proxy)
+	top.done()
+	f.Policy = compile(rules, &f.Proxy)
+
+	if len(r.errs) > 0 {
+		return nil, r.sorted()
+	}
+	f.Notes = notes(top, f)
+	return f, nil
+}
+
+// decode parses the syntax. At the first fault of that there is no telling what
+// the rest would mean, so this is the one fault that comes alone.
+func decode(path string, data []byte) (values map[string]any, lines map[string]int, fault *Error) {
+	if len(data) > maxSize {
+		return nil, nil, &Error{File: path, Line: 1, Msg: fmt.Sprintf("more than %d octets found, expected a configuration file", maxSize)}
+	}
+	lines, exceeded, at := scanLines(string(data))
+	if exceeded != "" {
+		return nil, nil, &Error{File: path, Line: at, Msg: exceeded}
+	}
+	// The library has panics of its own for what it believes cannot happen.
+	defer func() {
+		if p := recover(); p != nil {
+			fault = &Error{File: path, Line: 1, Msg: "expected TOML: " + oneLine(fmt.Sprint(p))}
+		}
+	}()
+	if _, err := toml.Decode(string(data), &values); err != nil {
+		fault = &Error{File: path, Line: 1, Msg: "expected TOML: " + oneLine(err.Error())}
+		if syntax := (toml.ParseError{}); errors.As(err, &syntax) {
+			fault.Line = max(1, syntax.Position.Line)
+			fault.Msg = "expected TOML: " + oneLine(syntax.Message)
+		}
+	}
+	return values, lines, fault
+}
+
+// oneLine makes a message of the library fit to be printed: it quotes what it
+// found as it stands, control characters and all.
+func oneLine(msg string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, cut(msg)))
+}
+
+// notes tells what is no fault and yet worth knowing.
+func notes(top *table, f *File) Errors {
+	r := &reader{file: f.Path, at: f.at}
+	if top.wrote("resolver") {
+		r.fail("resolver", "checked and not used: this release asks no DNS server of its own")
+	}
+	for i := range f.Proxy.Rules {
+		rule := &f.Proxy.Rules[i]
+		weak := rule.Weaker()
+		if len(weak) == 0 {
+			continue
+		}
+		place := join(element("rule", i), weak[0])
+		if rule.Owner == "" {
+			r.fail(place, "the rule is weaker than the built-in one and has no owner")
+		}
+		if rule.Expires.IsZero() {
+			r.fail(place, "the rule is weaker than the built-in one and has no day on which it expires")
+		}
+	}
+	return r.sorted()
+}

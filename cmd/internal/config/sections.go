@@ -1,0 +1,270 @@
+package config
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"postern/proxy"
+)
+
+func same(words ...string) []word[string] {
+	var all []word[string]
+	for _, w := range words {
+		all = append(all, word[string]{text: w, value: w})
+	}
+	return all
+}
+
+// readIntercept reads [intercept] and [listen], whose keys depend on each other.
+func readIntercept(top *table, c *proxy.Config) {
+	t, l := top.inner("intercept"), top.inner("listen")
+	in, li := &c.Intercept, &c.Listen
+
+	read(t, "method", &in.Method, oneOf(same("tproxy", "redirect", "none")...))
+	list(t, "interfaces", &in.Interfaces, interfaceName)
+	ports(t, "ports", &in.Ports)
+	list(t, "sources", &in.Sources, network)
+	list(t, "bypass", &in.Bypass, bypassed)
+	in.PreserveSource = in.Method == "tproxy"
+	boolean(t, "preserve_source", &in.PreserveSource)
+	read(t, "when_down", &in.Pass, oneOf(word[bool]{text: "block"}, word[bool]{text: "pass", value: true}))
+	t.done()
+
+	if in.Method == "redirect" {
+		li.Addresses = []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:2525"), netip.MustParseAddrPort("[::]:2525")}
+	}
+	list(l, "addresses", &li.Addresses, addrPort)
+	read(l, "upstream", &li.Upstream, optional(hostPort))
+	l.done()
+
+	if t.bad["method"] {
+		return // what the others ought to be is not known
+	}
+	if in.Method != "tproxy" && in.PreserveSource && !t.bad["preserve_source"] {
+		t.fail("preserve_source", `true found beside method = %q, expected "tproxy": only there can the upstream see the client's own address`, in.Method)
+	}
+	if in.Method == "none" {
+		checkFront(t, l, li)
+	} else {
+		checkIntercepting(t, l, in, li)
+	}
+}
+
+// checkFront checks method = "none": one upstream for every connection, and
+// nothing that speaks of intercepted ones.
+func checkFront(t, l *table, li *proxy.Listen) {
+	for _, key := range []string{"interfaces", "ports", "sources", "bypass", "when_down"} {
+		if t.wrote(key) {
+			t.fail(key, `found beside method = "none", expected only where connections are intercepted`)
+		}
+	}
+	if li.Upstream == "" && !l.bad["upstream"] {
+		l.fail("upstream", `none found, expected host and port: with method = "none" every connection goes there`)
+	}
+	if len(li.Addresses) == 0 && !l.bad["addresses"] {
+		l.fail("addresses", "an empty list found, expected at least one address and port")
+	}
+}
+
+// checkIntercepting checks method = "tproxy" and "redirect".
+func checkIntercepting(t, l *table, in *proxy.Intercept, li *proxy.Listen) {
+	if len(in.Interfaces) == 0 && !t.bad["interfaces"] {
+		t.fail("interfaces", "none found, expected the interfaces where the connections come in")
+	}
+	if in.Method == "redirect" && in.Pass && !t.bad["when_down"] {
+		t.fail("when_down", `"pass" found beside method = "redirect", expected "block": a redirected packet has no other way to go`)
+	}
+	if li.Upstream != "" {
+		l.fail("upstream", "%s found beside method = %q, expected \"\": intercepted connections go where they were meant to", quote(li.Upstream), in.Method)
+	}
+	if l.bad["addresses"] {
+		return
+	}
+	// One of each family, or the connections of a family have no way in; and not
+	// more, for the kernel is told one place to hand them to.
+	var four, six int
+	for i, a := range li.Addresses {
+		if a.Addr().Is4() {
+			four++
+		} else {
+			six++
+		}
+		if in.Method == "redirect" && !a.Addr().IsUnspecified() {
+			l.failEntry("addresses", i, `%q found beside method = "redirect", expected 0.0.0.0 and [::]: the kernel redirects to the address of the interface`, a)
+		}
+	}
+	if four != 1 || six != 1 {
+		l.fail("addresses", "%d of IPv4 and %d of IPv6 found, expected one of each: the kernel hands over each family at one place", four, six)
+	}
+}
+
+// interfaceName reads the name of a network interface, by the rules of Linux
+// (dev_valid_name: up to 15 octets, no slash, colon or space).
+func interfaceName(s string) (string, string) {
+	if s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r == 0x7f || r == '/' || r == ':'
+	}) {
+		return "", `the name of an interface such as "lan0"`
+	}
+	return s, ""
+}
+
+func bypassed(s string) (netip.Prefix, string) {
+	p, expected := network(s)
+	if expected == "" && p.Bits() == 0 {
+		expected = "networks that leave something to intercept"
+	}
+	return p, expected
+}
+
+var versions = oneOf(
+	word[uint16]{text: "1.2", value: tls.VersionTLS12},
+	word[uint16]{text: "1.3", value: tls.VersionTLS13},
+)
+
+func readTLS(t *table, c *proxy.TLS) {
+	read(t, "min_version", &c.MinVersion, versions)
+	later(t, "hold", "hold clients after a failed handshake")
+	later(t, "hold_for", "hold clients after a failed handshake")
+	later(t, "authority", "mint certificates")
+
+	names := map[string]bool{}
+	for _, ct := range t.all("certificate") {
+		var cert proxy.Certificate
+		read(ct, "name", &cert.Name, title)
+		read(ct, "cert", &cert.Cert, file)
+		read(ct, "key", &cert.Key, file)
+		for _, key := range []string{"name", "cert", "key"} {
+			if !ct.wrote(key) {
+				ct.fail(key, "none found, expected %s", map[string]string{
+					"name": "a name that rules can give", "cert": "a file with the certificate and its chain, PEM", "key": "a file with the private key, PEM"}[key])
+			}
+		}
+		ct.done()
+		if names[cert.Name] && !ct.bad["name"] {
+			ct.fail("name", "%s found again, expected a name of its own", quote(cert.Name))
+		}
+		names[cert.Name] = true
+		c.Certificates = append(c.Certificates, cert)
+	}
+
+	trust := t.inner("trust")
+	read(trust, "ca", &c.TrustCA, or(file, "system"))
+	trust.done()
+	t.done()
+}
+
+func readSMTP(t *table, c *proxy.SMTP) {
+	read(t, "bare_newline", &c.BareNewline, oneOf(
+		word[proxy.BareNewline]{text: "normalize", value: proxy.Normalize},
+		word[proxy.BareNewline]{text: "reject", value: proxy.RejectBare},
+		word[proxy.BareNewline]{text: "pass", value: proxy.PassBare},
+	))
+	list(t, "extensions", &c.Extensions, keyword)
+	t.done()
+}
+
+// keyword reads an EHLO keyword to let through (RFC 5321 §4.1.1.1: a letter or
+// digit, then letters, digits and hyphens). Those are refused that would open a
+// way around what Postern does: they change who the client is, the direction of
+// the dialogue, or the TLS of a leg.
+func keyword(s string) (string, string) {
+	upper := strings.ToUpper(s)
+	if upper == "" || len(upper) > 64 || upper[0] == '-' || strings.ContainsFunc(upper, func(r rune) bool { return !bareKey(r) || r == '_' }) {
+		return "", `an EHLO keyword such as "X-EXPS"`
+	}
+	if slices.Contains([]string{"STARTTLS", "REQUIRETLS", "AUTH", "XCLIENT", "XFORWARD", "TURN", "ATRN"}, upper) {
+		return "", "another keyword: when this one is let through is not for the configuration to say"
+	}
+	return upper, ""
+}
+
+func readResolver(t *table, r *Resolver) {
+	list(t, "servers", &r.Servers, addrPort)
+	if len(r.Servers) == 0 && !t.bad["servers"] {
+		t.fail("servers", "an empty list found, expected at least one address and port")
+	}
+	read(t, "trust_ad", &r.TrustAD, oneOf(same("loopback", "always", "never")...))
+	t.done()
+}
+
+func readLimits(t *table, c *proxy.Limits) {
+	number(t, "sessions", &c.Sessions, 1, 1_000_000)
+	number(t, "sessions_per_source", &c.SessionsPerSource, 1, 1_000_000)
+	number(t, "recipients", &c.Recipients, 100, 1_000_000) // RFC 5321 §4.5.3.1.8: no less than 100
+	number(t, "line", &c.Line, 512, 65536)                 // RFC 5321 §4.5.3.1.4: no less than 512
+	number(t, "reply_lines", &c.ReplyLines, 32, 65536)
+	t.done()
+
+	if c.SessionsPerSource <= c.Sessions || t.bad["sessions"] || t.bad["sessions_per_source"] {
+		return
+	}
+	if t.wrote("sessions_per_source") {
+		t.fail("sessions_per_source", "%d found beside sessions = %d, expected no more than that", c.SessionsPerSource, c.Sessions)
+	}
+	c.SessionsPerSource = c.Sessions
+}
+
+func readTimeouts(t *table, c *proxy.Timeouts) {
+	for _, d := range []struct {
+		key  string
+		into *time.Duration
+		most time.Duration
+	}{
+		{"connect", &c.Connect, 10 * time.Minute},
+		{"handshake", &c.Handshake, 10 * time.Minute},
+		{"command", &c.Command, time.Hour},
+		{"data", &c.Data, time.Hour},
+		{"final", &c.Final, 2 * time.Hour},
+		{"drain", &c.Drain, 2 * time.Hour},
+	} {
+		read(t, d.key, d.into, within(100*time.Millisecond, d.most))
+	}
+	t.done()
+}
+
+func readLog(t *table, c *proxy.Log) {
+	read(t, "format", &c.Format, oneOf(same("json", "console", "journal")...))
+	read(t, "output", &c.Output, or(file, "stderr", "stdout"))
+	read(t, "level", &c.Level, oneOf(same("debug", "info", "warn", "error")...))
+	t.done()
+	if c.Format == "journal" && t.wrote("output") && !t.bad["output"] {
+		t.fail("output", `found beside format = "journal", expected no such key: the journal has its own socket`)
+	}
+}
+
+// readLater reads the sections of which this release does nothing. They may
+// stand there with the values that switch them off, and with no other.
+func readLater(top *table) {
+	v := top.inner("verify")
+	emptyOnly(v, "auto", "enforce what recipient domains publish")
+	idle(v, "relays", "auto = []")
+	idle(v, "cache", "auto = []")
+	v.done()
+
+	w := top.inner("witness")
+	emptyOnly(w, "interfaces", "watch interfaces")
+	w.done()
+
+	m := top.inner("memory")
+	off := ""
+	remember := "remember destinations"
+	read(m, "downgrade", &off, oneOf(word[string]{text: "off"}, word[string]{text: "log", later: remember}, word[string]{text: "block", later: remember}))
+	idle(m, "store", `downgrade = "off"`)
+	idle(m, "remember", `downgrade = "off"`)
+	m.done()
+
+	a := top.inner("admin")
+	emptyOnly(a, "listen", "serve metrics or a status page")
+	a.done()
+}
+
+// idle refuses a key that has no effect beside the one value that another may have.
+func idle(t *table, key, beside string) {
+	if _, ok := t.value(key); ok {
+		t.fail(key, "found, expected no such key: it has no effect beside %s, which is all that this release does", beside)
+	}
+}
