@@ -1,0 +1,61 @@
+package keyring
+
+import (
+	"crypto/tls"
+	"fmt"
+	"os"
+	"time"
+)
+
+// A Warning is something about a file that is no error and will be one for some
+// peer, or some day.
+type Warning struct {
+	Key string // the configuration key that names the file
+	Msg string
+}
+
+// ConfigKey gives the configuration key that names the file.
+func (w Warning) ConfigKey() string { return w.Key }
+
+// Problem gives the message without the key.
+func (w Warning) Problem() string { return w.Msg }
+
+// Error gives key and message, for those who print warnings as they do errors.
+func (w Warning) Error() string { return w.Key + ": " + w.Msg }
+
+// soon is how long before its end a certificate is warned of: time enough for a
+// partner that has pinned it.
+const soon = 14 * 24 * time.Hour
+
+// examine gives the warnings for one certificate. Key is its configuration key.
+func examine(key string, c Certificate, cert *tls.Certificate, now time.Time) []Warning {
+	var all []Warning
+	warn := func(field, format string, args ...any) {
+		all = append(all, Warning{key + "." + field, fmt.Sprintf(format, args...)})
+	}
+	leaf := cert.Leaf
+	const day = "2006-01-02"
+	switch {
+	case now.After(leaf.NotAfter):
+		warn("cert", "expired on %s", leaf.NotAfter.UTC().Format(day))
+	case now.Before(leaf.NotBefore):
+		warn("cert", "not valid before %s", leaf.NotBefore.UTC().Format(day))
+	case now.Add(soon).After(leaf.NotAfter):
+		warn("cert", "expires on %s", leaf.NotAfter.UTC().Format(day))
+	}
+	if len(leaf.DNSNames) == 0 {
+		warn("cert", "has no subject alternative name: no client can verify it by name")
+	}
+	issued := leaf
+	for i, x := range intermediates(cert) {
+		if err := issued.CheckSignatureFrom(x); err != nil {
+			warn("cert", "certificate %d of the file did not issue the one before it: clients may find no chain", i+2)
+			break
+		}
+		issued = x
+	}
+	if info, err := os.Stat(c.Key); err == nil && info.Mode().Perm()&0o007 != 0 {
+		warn("key", "everybody on this machine can use it (mode %04o)", info.Mode().Perm())
+	}
+	return all
+}
