@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"postern/enforce"
+	"postern/smtpwire"
 )
 
 // Config is everything that a Server is told. It is made by reading a
@@ -53,13 +54,13 @@ type Certificate struct {
 }
 
 // BareNewline says what becomes of a CR or LF that stands alone in message content.
-type BareNewline uint8
+type BareNewline = smtpwire.BareNewline
 
 // The values of [smtp] bare_newline.
 const (
-	Normalize BareNewline = iota
-	RejectBare
-	PassBare
+	Normalize  = smtpwire.Normalize
+	RejectBare = smtpwire.RejectBare
+	PassBare   = smtpwire.PassBare
 )
 
 // SMTP is what the dialogue lets through.
@@ -79,7 +80,7 @@ type Limits struct {
 
 // Timeouts bound each wait.
 type Timeouts struct {
-	Connect   time.Duration // dialling the upstream and its banner
+	Connect   time.Duration // dialling the upstream; its banner has as long as any reply
 	Handshake time.Duration
 	Command   time.Duration // the next command, and the reply to one
 	Data      time.Duration // the next piece of message content
