@@ -1,0 +1,55 @@
+package proxy
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"postern/proxy/internal/intercept"
+)
+
+// An Interception is what the kernel is told, or found to have been told.
+type (
+	// InterceptionReport is what putting an interception in force has to tell.
+	InterceptionReport = intercept.Report
+	// InterceptionState is an interception as it is found.
+	InterceptionState = intercept.State
+)
+
+// InterceptUp puts the interception of config in force in the present network
+// namespace, in place of an earlier one of Postern's. It needs CAP_NET_ADMIN.
+func InterceptUp(config Config) (InterceptionReport, error) { return plan(config).Up() }
+
+// InterceptShow compares the kernel with config. It needs CAP_NET_ADMIN.
+func InterceptShow(config Config) (InterceptionState, error) { return plan(config).Show() }
+
+// InterceptDown takes interception out, whatever configuration it was put in
+// force with. New connections go their own way at once; what carries the packets
+// of those that Postern took stays for linger, which the call waits for.
+func InterceptDown(ctx context.Context, linger time.Duration) error {
+	return intercept.Down(ctx, linger)
+}
+
+// DefaultLinger is how long the kernel keeps a connection that is over.
+const DefaultLinger = intercept.DefaultLinger
+
+// CheckInterception reports what config asks of interception that cannot be, as
+// far as that is known without looking at the machine.
+func CheckInterception(config Config) error { return plan(config).Validate() }
+
+func plan(config Config) intercept.Plan {
+	when := intercept.Block
+	if config.Intercept.Pass {
+		when = intercept.Pass
+	}
+	return intercept.Plan{
+		Method:         intercept.Method(config.Intercept.Method),
+		Interfaces:     config.Intercept.Interfaces,
+		Ports:          config.Intercept.Ports,
+		Sources:        config.Intercept.Sources,
+		Bypass:         config.Intercept.Bypass,
+		WhenDown:       when,
+		Listen:         append([]netip.AddrPort(nil), config.Listen.Addresses...),
+		PreserveSource: config.Intercept.PreserveSource,
+	}
+}
