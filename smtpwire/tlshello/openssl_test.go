@@ -121,14 +121,11 @@ func TestOpenSSLIsReadAtEveryVersionThatItSpeaks(t *testing.T) {
 	rs, ec := served(t, true), served(t, false)
 	const weak = "ALL:@SECLEVEL=0"
 	cases := []struct {
-		name    string
-		cert    tls.Certificate
-		server  []string
-		client  []string
-		version string
-		cipher  string
-		group   string
-		ok      bool
+		name                   string
+		cert                   tls.Certificate
+		server, client         []string
+		version, cipher, group string
+		ok                     bool
 	}{
 		{"TLS 1.0", rs, []string{"-tls1", "-cipher", "AES128-SHA:@SECLEVEL=0"}, []string{"-tls1", "-cipher", weak},
 			"TLS 1.0", "TLS_RSA_WITH_AES_128_CBC_SHA", "0x0000", true},
