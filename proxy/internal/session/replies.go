@@ -160,6 +160,17 @@ func (s *Session) settle() bool {
 	return !s.over
 }
 
+// mostOwed bounds the replies that may be outstanding; beyond it the client
+// waits. A message with the 1000 recipients that are the default limit stays
+// below it, so that it costs no round trip more.
+const mostOwed = 1024
+
+func (s *Session) crowded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue) >= mostOwed
+}
+
 // owing reports whether the upstream still owes a reply.
 func (s *Session) owing() bool {
 	s.mu.Lock()
