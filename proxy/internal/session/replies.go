@@ -110,7 +110,7 @@ func (s *Session) deadline() time.Time {
 
 // forward sends a command upstream whose reply will be e.
 func (s *Session) forward(line []byte, e *expected) {
-	e.sent = e.kind != final
+	e.sent = e.sent || e.kind != final
 	if e.due.IsZero() && e.sent {
 		e.due = time.Now().Add(s.snap.Timeouts.Command)
 	}
@@ -327,6 +327,8 @@ func (s *Session) replied(e *expected) {
 // wentUp notes that all that e answers has been given to the upstream leg, and
 // begins to wait for its reply. It comes before the last octets are flushed.
 // size is how many octets of content there were.
+//
+// The reply need not be expected yet.
 func (s *Session) wentUp(e *expected, size int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
