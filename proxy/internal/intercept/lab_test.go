@@ -227,7 +227,8 @@ func (r *relay) kill() {
 	r.wg.Wait()
 }
 
-// echo is a server that says whom it sees and then repeats what it is told.
+// echo is a server that says whom it sees and then repeats what it is told,
+// until it is told to quit.
 func echo(t *testing.T, host *netlab.Host, address netip.AddrPort) *net.TCPListener {
 	t.Helper()
 	listener, err := host.Listen(address)
@@ -245,7 +246,7 @@ func echo(t *testing.T, host *netlab.Host, address netip.AddrPort) *net.TCPListe
 				defer conn.Close()
 				_ = conn.SetDeadline(time.Now().Add(time.Minute))
 				fmt.Fprintf(conn, "%s\n", conn.RemoteAddr())
-				_, _ = io.Copy(conn, conn)
+				repeat(conn)
 			})
 		}
 	})
@@ -254,6 +255,19 @@ func echo(t *testing.T, host *netlab.Host, address netip.AddrPort) *net.TCPListe
 		wg.Wait()
 	})
 	return listener
+}
+
+const quit = "quit"
+
+// repeat gives back what it gets, line by line, up to and including quit.
+func repeat(conn io.ReadWriter) {
+	reader := bufio.NewReader(conn)
+	for {
+		line, err := reader.ReadString('\n')
+		if _, writeErr := io.WriteString(conn, line); err != nil || writeErr != nil || line == quit+"\n" {
+			return
+		}
+	}
 }
 
 // visit is a client's connection to an echo server.
@@ -320,6 +334,18 @@ func (v *visit) say(text string) error {
 // wasIntercepted tells a relayed connection from a direct one: the upstream leg
 // never has the client leg's port.
 func (v *visit) wasIntercepted() bool { return v.seen != v.local }
+
+// serverCloses has the server, and so the relay, close first: the client leg is
+// then in TIME_WAIT on the gateway. The client's own socket ends at once.
+func (v *visit) serverCloses() error {
+	if err := v.say(quit); err != nil {
+		return err
+	}
+	if _, err := v.reader.ReadByte(); err != io.EOF {
+		return fmt.Errorf("after %s: %v, want the end", quit, err)
+	}
+	return v.Close()
+}
 
 func at(address netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(address, port) }
 

@@ -122,6 +122,11 @@ func (p Plan) redirectTable() table {
 		name: hookChain,
 		hook: &hook{kind: nftables.ChainTypeNAT, priority: *nftables.ChainPriorityNATDest},
 		rules: []rule{
+			// No packet of theirs comes by here. But conntrack only looks at
+			// packets while some rule needs it, and once Down has emptied the
+			// take chain this one is what keeps redirected connections alive.
+			{"connections under way keep conntrack at work", join(
+				ctEstablished(), verdict(expr.VerdictAccept))},
 			{"connections to this machine are its own", join(fibIsLocal(), verdict(expr.VerdictReturn))},
 			{"new connections to the intercepted ports", join(
 				isTCP(), incomingOn(setInterfaces), portIn(destinationPort, setPorts), isSYN(), jump(takeChain))},
