@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -23,6 +24,9 @@ import (
 func TestMain(m *testing.M) {
 	code, err := netlab.Enter(netlab.Options{}, func() int {
 		code := m.Run()
+		if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; fuzzing {
+			return code // the fuzzer's own goroutines may outlive it
+		}
 		if err := goleak.Find(); err != nil && code == 0 {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -111,6 +115,8 @@ func show(t *testing.T, host *netlab.Host, p Plan) State {
 type relay struct {
 	host *netlab.Host
 	gate *Gate
+	// connect limits dialling; set before the first connection.
+	connect time.Duration
 
 	mu        sync.Mutex
 	listeners []*net.TCPListener
@@ -134,7 +140,7 @@ func gateOf(t *testing.T, p Plan) *Gate {
 func startRelay(t *testing.T, host *netlab.Host, p Plan) *relay {
 	t.Helper()
 	r := &relay{
-		host: host, gate: gateOf(t, p),
+		host: host, gate: gateOf(t, p), connect: patience,
 		arrivals: make(chan Arrival, 10000), refused: make(chan error, 10000),
 	}
 	for _, address := range p.Listen {
@@ -186,7 +192,7 @@ func (r *relay) serve(client *net.TCPConn) error {
 	r.arrivals <- arrival
 	var upstream *net.TCPConn
 	err = r.host.Do(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), r.connect)
 		defer cancel()
 		upstream, err = r.gate.Dial(ctx, arrival.Client, arrival.Destination)
 		return err
