@@ -20,9 +20,13 @@ import (
 	"postern/proxy/proxytest/netlab"
 )
 
+// userVariable makes a second run of the test binary enter a user namespace.
+const userVariable = "INTERCEPT_TEST_USER_NAMESPACE"
+
 // The tests put real packets through the rules, in network namespaces.
 func TestMain(m *testing.M) {
-	code, err := netlab.Enter(netlab.Options{}, func() int {
+	options := netlab.Options{UserNamespace: os.Getenv(userVariable) != ""}
+	code, err := netlab.Enter(options, func() int {
 		code := m.Run()
 		if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; fuzzing {
 			return code // the fuzzer's own goroutines may outlive it

@@ -60,17 +60,19 @@ type (
 // tables is the whole of a plan in nftables; bridges are those of its
 // interfaces that are bridges.
 func (p Plan) tables(bridges []bridge) []table {
+	var tables []table
 	switch p.Method {
 	case TProxy:
-		tables := []table{p.tproxyTable()}
-		if len(bridges) > 0 {
-			tables = append(tables, p.bridgeTable(bridges))
-		}
-		return tables
+		tables = append(tables, p.tproxyTable())
 	case Redirect:
-		return []table{p.redirectTable()}
+		tables = append(tables, p.redirectTable())
+	default:
+		return nil
 	}
-	return nil
+	if len(bridges) > 0 {
+		tables = append(tables, p.bridgeTable(bridges))
+	}
+	return tables
 }
 
 // tproxyTable has the order that was found to work; each rule stands where it

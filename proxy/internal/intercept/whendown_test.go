@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -167,6 +168,27 @@ func TestConnectionsUnderWayGoOnWhileInterceptionIsTakenDown(t *testing.T) {
 				downWholly(t, n.Gateway)
 			})
 		})
+	}
+}
+
+func TestDownWaitsUntilTheLastConnectionsMayBeForgotten(t *testing.T) {
+	n := routed(t)
+	plan := tproxyPlan()
+	up(t, n.Gateway, plan)
+	const linger = 300 * time.Millisecond
+	began := time.Now()
+	if err := n.Gateway.Do(func() error { return Down(context.Background(), linger) }); err != nil {
+		t.Fatal(err)
+	}
+	if waited := time.Since(began); waited < linger {
+		t.Errorf("it waited %v, want %v", waited, linger)
+	}
+	if state := show(t, n.Gateway, plan); state.Taking || state.Lingering {
+		t.Errorf("%+v", state)
+	}
+	// Where nothing stands there is nothing to wait for.
+	if err := n.Gateway.Do(func() error { return Down(within(t, patience), time.Hour) }); err != nil {
+		t.Fatal(err)
 	}
 }
 
