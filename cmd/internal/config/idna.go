@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 
 	"golang.org/x/net/idna"
@@ -26,6 +27,16 @@ func aLabels(domain string) (string, string) {
 		return "", problem
 	}
 	return a, ""
+}
+
+// Domain reads a domain as the file's are read: the result is what rules compare,
+// lower-case A-labels without the trailing dot. The error says what was expected.
+func Domain(s string) (string, error) {
+	a, expected := aLabels(s)
+	if expected != "" {
+		return "", fmt.Errorf("%s found, expected %s", quote(s), expected)
+	}
+	return a, nil
 }
 
 // hostSyntax says what was expected of a domain that is not one (RFC 1123 §2.1,
