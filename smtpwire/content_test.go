@@ -121,7 +121,7 @@ func checkNormalized(t interface{ Fatalf(string, ...any) }, in []byte, size int)
 	if !bytes.Equal(whole, out) {
 		t.Fatalf("%q in pieces of %d gives %q, whole %q", in, size, out, whole)
 	}
-	if clean := bytes.ReplaceAll(in[:end+3], []byte("\r\n"), nil); bytes.IndexAny(clean, "\r\n") < 0 && !bytes.Equal(out, in[:end+3]) {
+	if clean := bytes.ReplaceAll(in[:end+3], []byte("\r\n"), nil); !bytes.ContainsAny(clean, "\r\n") && !bytes.Equal(out, in[:end+3]) {
 		t.Fatalf("clean content %q was changed to %q", in[:end+3], out)
 	}
 }

@@ -61,6 +61,6 @@ spoken); 2 the command line or the configuration is at fault.`,
 			return nil
 		},
 	}
-	f.register(cmd.Flags())
+	f.register(cmd)
 	return o.printed(cmd)
 }

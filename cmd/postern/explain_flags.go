@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
 	"postern/enforce"
@@ -27,7 +27,8 @@ type explainFlags struct {
 	requireTLS       bool
 }
 
-func (f *explainFlags) register(flags *pflag.FlagSet) {
+func (f *explainFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&f.client, "client", "", "the `address` of who connects")
 	flags.StringVar(&f.upstream, "upstream", "", "the `address` of the server they mean to reach")

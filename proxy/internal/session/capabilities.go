@@ -18,7 +18,7 @@ func (s *Session) offered() smtpwire.Capabilities {
 		case "AUTH":
 			return bothTLS
 		case "REQUIRETLS":
-			return bothTLS && s.rec.UpstreamTLS.Verified
+			return bothTLS && up.Chain != nil && up.Chain("").Verified
 		}
 		return smtpwire.Framed(keyword) || s.snap.Extensions[keyword]
 	})

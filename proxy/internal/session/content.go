@@ -64,12 +64,14 @@ func (s *Session) message(tx *transaction) bool {
 			if err != nil {
 				return s.bareNewline(content)
 			}
+			size += int64(len(out))
+			if done {
+				s.wentUp(e, size) // before the last octet can be answered
+			}
 			s.toUpstream(out)
 			s.client.Advance(n)
 			p = p[n:]
-			size += int64(len(out))
 			if done {
-				s.wentUp(e, size)
 				s.upstream.Flush()
 				return true
 			}
@@ -175,25 +177,27 @@ func (s *Session) bdat(cmd smtpwire.Command) bool {
 	s.mu.Lock()
 	s.inContent = true
 	s.mu.Unlock()
-	s.forward(cmd.Line, e)
 	if last {
 		s.begin(nil, true)
 	}
-	if err := s.chunk(size, s.toUpstreamChunk); err != nil {
+	if size == 0 {
+		s.wentUp(e, 0)
+	}
+	s.forward(cmd.Line, e)
+	left := size
+	err = s.chunk(size, func(p []byte) {
+		if left -= int64(len(p)); left == 0 {
+			s.wentUp(e, size) // before the last octet can be answered
+		}
+		s.toUpstream(p)
+		if s.client.Buffered() <= len(p) {
+			s.upstream.Flush()
+		}
+	})
+	if err != nil {
 		return s.broken(err)
 	}
-	s.wentUp(e, size)
-	if !s.client.HasLine() {
-		s.upstream.Flush()
-	}
 	return true
-}
-
-func (s *Session) toUpstreamChunk(p []byte) {
-	s.toUpstream(p)
-	if s.client.Buffered() <= len(p) {
-		s.upstream.Flush()
-	}
 }
 
 // swallow drops a refused chunk and says why.

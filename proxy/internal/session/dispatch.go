@@ -99,6 +99,9 @@ func (s *Session) nextLine() ([]byte, error) {
 		if s.draining.Load() && !s.owing() {
 			return nil, leg.ErrInterrupted
 		}
+		if s.crowded() && !s.settle() {
+			return nil, leg.ErrAborted
+		}
 		if !s.heard {
 			// What is no SMTP at all may have no end of line to wait for.
 			start, err := s.client.PeekStart(s.snap.Timeouts.Command)

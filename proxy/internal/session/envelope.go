@@ -145,10 +145,14 @@ func (s *Session) remember(t *record.Transaction) {
 // params refuses what belongs to an extension that is not offered, and finds
 // REQUIRETLS, on which there is a verdict of its own (RFC 8689).
 func (s *Session) params(params []smtpwire.Param) (requireTLS, ok bool) {
+	if len(params) == 0 {
+		return false, true
+	}
+	offered := s.offered()
 	for _, p := range params {
 		if p.Keyword == "REQUIRETLS" {
 			requireTLS = true
-		} else if !s.offered().ParamOf(p.Keyword) {
+		} else if !offered.ParamOf(p.Keyword) {
 			s.say([]byte(sayBadParam + ascii(p.Keyword) + "\r\n"))
 			return false, false
 		}

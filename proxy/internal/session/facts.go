@@ -35,7 +35,10 @@ func (s *Session) upstreamConfig() *tls.Config {
 	}
 	if certificate := s.rule.ClientCertificate; certificate != "" {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return s.snap.Named(certificate), nil
+			if have := s.snap.Named(certificate); have != nil {
+				return have, nil
+			}
+			return new(tls.Certificate), nil // crypto/tls wants one, and takes this for none
 		}
 	}
 	if s.snap.Resume != nil {

@@ -209,7 +209,7 @@ func (s *Session) greet(cmd smtpwire.Command) bool {
 	if ok, went := s.hello(name); !ok {
 		return went
 	}
-	if ok, went := s.settleUpstream(name); !ok {
+	if ok, went := s.settleUpstream(cmd.Verb, name); !ok {
 		return went
 	}
 	s.begin(nil, true)
@@ -228,23 +228,22 @@ func (s *Session) known(name string) bool {
 // hello greets the upstream. When it does not like that, ok is false and the
 // client has been told; went says whether the session goes on.
 func (s *Session) hello(name string) (ok, went bool) {
-	s.caps, s.helo = smtpwire.Capabilities{}, ""
 	reply, went := s.exchange("EHLO " + name)
 	if !went {
 		return false, false
 	}
-	s.heloOnly = reply.Code/100 == 5
-	if s.heloOnly { // RFC 5321 §3.2: a server without extensions
+	heloOnly := reply.Code/100 == 5
+	if heloOnly { // RFC 5321 §3.2: a server without extensions
 		if reply, went = s.exchange("HELO " + name); !went {
 			return false, false
 		}
 	}
 	if !reply.Positive() {
-		return false, s.passOn(reply)
+		return false, s.passOn(reply) // and all stays as it was
 	}
-	s.helo = name
+	s.helo, s.heloOnly = name, heloOnly
 	s.caps = smtpwire.ParseCapabilities(reply)
-	if s.heloOnly {
+	if heloOnly {
 		s.caps.List = nil
 	}
 	return true, true
@@ -253,7 +252,7 @@ func (s *Session) hello(name string) (ok, went bool) {
 // settleUpstream brings the upstream leg, once, to the state it will have, and
 // has it judged. When ok is false the client has been told why; went says whether
 // the session goes on.
-func (s *Session) settleUpstream(name string) (ok, went bool) {
+func (s *Session) settleUpstream(verb smtpwire.Verb, name string) (ok, went bool) {
 	if s.facts.Upstream.State == enforce.StateUnknown {
 		if ok, went = s.tryTLS(name); !ok {
 			return false, went
@@ -269,7 +268,7 @@ func (s *Session) settleUpstream(name string) (ok, went bool) {
 		s.refuseConnection(v)
 		return false, false
 	case s.facts.Upstream.State == enforce.StateFailed: // and observed
-		s.passThrough("EHLO "+name, nil)
+		s.passThrough(string(verb)+" "+name, nil)
 		return false, false
 	}
 	return true, true

@@ -110,7 +110,7 @@ func (s *Session) deadline() time.Time {
 
 // forward sends a command upstream whose reply will be e.
 func (s *Session) forward(line []byte, e *expected) {
-	e.sent = e.kind != final
+	e.sent = e.sent || e.kind != final
 	if e.due.IsZero() && e.sent {
 		e.due = time.Now().Add(s.snap.Timeouts.Command)
 	}
@@ -158,6 +158,17 @@ func (s *Session) settle() bool {
 		s.settled.Wait()
 	}
 	return !s.over
+}
+
+// mostOwed bounds the replies that may be outstanding; beyond it the client
+// waits. A message with the 1000 recipients that are the default limit stays
+// below it, so that it costs no round trip more.
+const mostOwed = 1024
+
+func (s *Session) crowded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue) >= mostOwed
 }
 
 // owing reports whether the upstream still owes a reply.
@@ -316,6 +327,8 @@ func (s *Session) replied(e *expected) {
 // wentUp notes that all that e answers has been given to the upstream leg, and
 // begins to wait for its reply. It comes before the last octets are flushed.
 // size is how many octets of content there were.
+//
+// The reply need not be expected yet.
 func (s *Session) wentUp(e *expected, size int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

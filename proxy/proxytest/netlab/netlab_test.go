@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -34,6 +35,9 @@ func TestMain(m *testing.M) {
 			return code
 		}
 		code := m.Run()
+		if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; fuzzing {
+			return code // the fuzzer's own goroutines may outlive it
+		}
 		if err := goleak.Find(); err != nil && code == 0 {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

@@ -1,0 +1,28 @@
+# make demo    builds, and shows Postern at work in a network of its own; needs Go
+#              and nothing else, no root
+# make test    all tests; as root it installs the Debian programs that they need,
+#              otherwise it says which are missing
+# make fuzz    every fuzz target for FUZZTIME (default 10m) each
+# make build   the programs, in build/
+
+GO       ?= go
+FUZZTIME ?= 10m
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+
+.PHONY: build demo test fuzz clean
+
+build:
+	@mkdir -p build
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/ ./cmd/...
+
+demo: build
+	@./build/postern-lab demo --postern ./build/postern
+
+test:
+	@GO="$(GO)" ./.ci/test
+
+fuzz:
+	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" ./.ci/fuzz
+
+clean:
+	rm -rf build
