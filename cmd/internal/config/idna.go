@@ -12,7 +12,7 @@ const aDomain = `a domain such as "example.com"`
 
 // envelope maps domains as sessions map those of the envelope, with the same
 // options: a domain written here must match however it is spelt there.
-var envelope = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+var envelope = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false), idna.CheckHyphens(false))
 
 // aLabels gives a domain as the envelope is compared with: lower case, A-labels
 // (RFC 5890 §2.3.2.1), without the trailing dot. A domain that is none yields
