@@ -27,7 +27,8 @@ var errSharedPort = errors.New("every port chosen was that of a live client conn
 // Dial connects to the destination; with PreserveSource from the client's own
 // address. Only the context limits how long it takes. One address is tried, and
 // nothing is tried instead of it. Errors: ErrLoop, ErrPortsExhausted,
-// ErrPrivilege, or what the network said, as net.Dialer returns it.
+// ErrPrivilege, or what the network said, as net.Dialer returns it. The dialling
+// is done in the network namespace of the calling thread.
 func (g *Gate) Dial(ctx context.Context, client, destination netip.AddrPort) (*net.TCPConn, error) {
 	client, destination = unmap(client), unmap(destination)
 	if !destination.IsValid() || destination.Addr().IsUnspecified() || destination.Port() == 0 {

@@ -240,44 +240,47 @@ func TestWhatTheKernelRefusesLeavesEverythingAsItWas(t *testing.T) {
 	}
 }
 
+// meddlings are what somebody else did to rules in force, and how Show puts it.
+var meddlings = []struct {
+	name   string
+	change func(connection *nftables.Conn, table *nftables.Table) error
+	want   string
+}{
+	{"a rule less", func(c *nftables.Conn, table *nftables.Table) error {
+		c.FlushChain(&nftables.Chain{Table: table, Name: hookChain})
+		return nil
+	}, "chain prerouting has 0 rules"},
+	{"another rule in its place", func(c *nftables.Conn, table *nftables.Table) error {
+		chain := &nftables.Chain{Table: table, Name: hookChain}
+		c.FlushChain(chain)
+		for range 3 {
+			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: ctEstablished()})
+		}
+		return nil
+	}, "chain prerouting rule 1 is not"},
+	{"a port more", func(c *nftables.Conn, table *nftables.Table) error {
+		return c.SetAddElements(&nftables.Set{Table: table, Name: setPorts, KeyType: nftables.TypeInetService},
+			[]nftables.SetElement{{Key: bigEndian16(587)}})
+	}, "set ports of table inet has other members"},
+	{"no table", func(c *nftables.Conn, table *nftables.Table) error {
+		c.DelTable(table)
+		return nil
+	}, "table inet postern is missing"},
+	{"a chain more", func(c *nftables.Conn, table *nftables.Table) error {
+		c.AddChain(&nftables.Chain{Table: table, Name: "more"})
+		return nil
+	}, "chain more is not part of the plan"},
+	{"no routing rule", func(*nftables.Conn, *nftables.Table) error {
+		rules, err := installed()
+		if err != nil {
+			return err
+		}
+		return netlink.RuleDel(&rules.rules[0])
+	}, "no routing rule for packets that come in on"},
+}
+
 func TestShowNamesWhatSomebodyChanged(t *testing.T) {
-	for _, row := range []struct {
-		name   string
-		change func(connection *nftables.Conn, table *nftables.Table) error
-		want   string
-	}{
-		{"a rule less", func(c *nftables.Conn, table *nftables.Table) error {
-			c.FlushChain(&nftables.Chain{Table: table, Name: hookChain})
-			return nil
-		}, "chain prerouting has 0 rules"},
-		{"another rule in its place", func(c *nftables.Conn, table *nftables.Table) error {
-			chain := &nftables.Chain{Table: table, Name: hookChain}
-			c.FlushChain(chain)
-			for range 3 {
-				c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: ctEstablished()})
-			}
-			return nil
-		}, "chain prerouting rule 1 is not"},
-		{"a port more", func(c *nftables.Conn, table *nftables.Table) error {
-			return c.SetAddElements(&nftables.Set{Table: table, Name: setPorts, KeyType: nftables.TypeInetService},
-				[]nftables.SetElement{{Key: bigEndian16(587)}})
-		}, "set ports of table inet has other members"},
-		{"no table", func(c *nftables.Conn, table *nftables.Table) error {
-			c.DelTable(table)
-			return nil
-		}, "table inet postern is missing"},
-		{"a chain more", func(c *nftables.Conn, table *nftables.Table) error {
-			c.AddChain(&nftables.Chain{Table: table, Name: "more"})
-			return nil
-		}, "chain more is not part of the plan"},
-		{"no routing rule", func(*nftables.Conn, *nftables.Table) error {
-			rules, err := installed()
-			if err != nil {
-				return err
-			}
-			return netlink.RuleDel(&rules.rules[0])
-		}, "no routing rule for packets that come in on"},
-	} {
+	for _, row := range meddlings {
 		t.Run(row.name, func(t *testing.T) {
 			n := routed(t)
 			plan := tproxyPlan()
