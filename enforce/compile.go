@@ -3,7 +3,6 @@ package enforce
 import (
 	"crypto/tls"
 	"fmt"
-	"slices"
 )
 
 // DefaultRule is the name of the built-in last rule: opportunistic, for all.
@@ -159,16 +158,4 @@ func (r *Rule) Weaker() []string {
 		keys = append(keys, "client_starttls")
 	}
 	return keys
-}
-
-// ephemeralSuite reports whether a TLS 1.2 suite agrees on its keys afresh. All
-// suites that Postern offers either do so by ECDHE or send the key under the
-// certificate's RSA key.
-func ephemeralSuite(id uint16) bool {
-	return !slices.Contains([]uint16{
-		tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
-		tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
-		tls.TLS_RSA_WITH_AES_128_CBC_SHA,
-		tls.TLS_RSA_WITH_AES_256_CBC_SHA,
-	}, id)
 }

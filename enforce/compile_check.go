@@ -145,7 +145,7 @@ func (c *check) suites() {
 		return
 	}
 	for _, id := range c.Ciphers {
-		if !ephemeralSuite(id) {
+		if !ForwardSecret(tls.VersionTLS12, id) {
 			c.fail("ciphers", "forward_secrecy", "%s found beside forward_secrecy = true, expected suites with an ephemeral key exchange (ECDHE)", tls.CipherSuiteName(id))
 		}
 	}

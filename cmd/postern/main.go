@@ -32,7 +32,7 @@ func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stder
 // run is the program: what main does, for tests to do in-process.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // cobra takes nil for "look at os.Args"
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
@@ -97,7 +97,7 @@ line or the configuration is at fault.`,
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the configuration `file`")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(o), newVersion(o))
+	root.AddCommand(newRun(o), newIntercept(o), newVersion(o))
 	return root
 }
 

@@ -130,6 +130,13 @@ func notes(top *table, f *File) Errors {
 	if top.wrote("resolver") {
 		r.fail("resolver", "checked and not used: this release asks no DNS server of its own")
 	}
+	if family := untaken(&f.Proxy); family != "" {
+		then := "when_down decides, always"
+		if f.Proxy.Intercept.Method == "redirect" {
+			then = "they go past Postern"
+		}
+		r.fail("listen.addresses", "no %s address found: %s connections are not taken, %s", family, family, then)
+	}
 	for i := range f.Proxy.Rules {
 		rule := &f.Proxy.Rules[i]
 		weak := rule.Weaker()

@@ -201,6 +201,49 @@ postern.toml:6: rule "old": tls: the rule is weaker than the built-in one and ha
 	}
 }
 
+func TestAFamilyThatIsNotListenedForIsNotedAndNoFault(t *testing.T) {
+	for _, c := range []struct{ doc, note string }{
+		{`intercept.interfaces = ["lan0"]
+listen.addresses = ["127.0.0.1:2525"]`, `postern.toml:2: listen.addresses: no IPv6 address found: IPv6 connections are not taken, when_down decides, always`},
+		{`intercept.interfaces = ["lan0"]
+listen.addresses = ["[::1]:2525"]`, `postern.toml:2: listen.addresses: no IPv4 address found: IPv4 connections are not taken, when_down decides, always`},
+		{`intercept = {interfaces = ["lan0"], method = "redirect"}
+listen.addresses = ["0.0.0.0:2525"]`, `postern.toml:2: listen.addresses: no IPv6 address found: IPv6 connections are not taken, they go past Postern`},
+		{`intercept.method = "none"
+listen = {addresses = ["127.0.0.1:2525"], upstream = "mail.example:25"}`, ""},
+	} {
+		if got := mustParse(t, c.doc).Notes.Error(); got != c.note {
+			t.Errorf("%s\n%s", c.doc, got)
+		}
+	}
+}
+
+// Sessions map the domains of the envelope with the same options. What a client
+// may spell in many ways must be one domain here.
+func TestDomainsAreMappedAsThoseOfTheEnvelopeAre(t *testing.T) {
+	for written, want := range map[string]string{
+		"bücher.example":             "xn--bcher-kva.example",
+		"BÜCHER.Example.":            "xn--bcher-kva.example",
+		"bu\u0308cher.example":       "xn--bcher-kva.example", // decomposed
+		"XN--BCHER-KVA.example":      "xn--bcher-kva.example",
+		"straße.example":             "xn--strae-oqa.example", // not transitional: IDNA2008 keeps the sharp s
+		"例え。example":                 "xn--r8jz45g.example",   // the ideographic full stop separates labels
+		"\uff21.example":             "a.example",             // a full-width letter
+		"under_score.example":        "under_score.example",
+		"_dmarc.example":             "_dmarc.example",
+		"KELVIN-\u212a.example":      "kelvin-k.example",
+		"*.bücher.example":           "*.xn--bcher-kva.example",
+		"r3---sn-apo3qvuoxuxbt.test": "",
+		"xn--a.example":              "",
+		"b\u200dü.example":           "",
+	} {
+		got, problem := namePattern(written)
+		if got != want || (problem == "") != (want != "") {
+			t.Errorf("%+q: %q, %q", written, got, problem)
+		}
+	}
+}
+
 // keyError is an error as those who load files and compile rules give it.
 type keyError struct{ key, problem string }
 

@@ -1,27 +1,31 @@
 package config
 
-import "strings"
+import (
+	"strings"
+
+	"golang.org/x/net/idna"
+)
 
 // aDomain is what was expected where something stands that is no domain.
 const aDomain = `a domain such as "example.com"`
 
-// aLabels gives a domain as the envelope is compared with: lower case, A-labels,
-// without the trailing dot. A domain that is none yields what was expected
-// instead, in words.
+// envelope maps domains as sessions map those of the envelope, with the same
+// options: a domain written here must match however it is spelt there.
+var envelope = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+
+// aLabels gives a domain as the envelope is compared with: lower case, A-labels
+// (RFC 5890 §2.3.2.1), without the trailing dot. A domain that is none yields
+// what was expected instead, in words.
 func aLabels(domain string) (string, string) {
-	domain = strings.TrimSuffix(domain, ".")
-	for i := range len(domain) {
-		if domain[i] >= 0x80 {
-			// To compare it as it stands would be to never match: RFC 5891 has
-			// it mapped and normalised first.
-			return "", `the domain in A-labels ("xn--…")`
-		}
+	a, err := envelope.ToASCII(strings.TrimSuffix(domain, "."))
+	if err != nil {
+		return "", aDomain
 	}
-	domain = strings.ToLower(domain)
-	if problem := hostSyntax(domain); problem != "" {
+	a = strings.ToLower(a)
+	if problem := hostSyntax(a); problem != "" {
 		return "", problem
 	}
-	return domain, ""
+	return a, ""
 }
 
 // hostSyntax says what was expected of a domain that is not one (RFC 1123 §2.1,

@@ -165,29 +165,11 @@ func readExpiry(t *table, into *time.Time) {
 	*into = time.Date(d.Year(), d.Month(), d.Day()+1, 0, 0, 0, 0, time.Local)
 }
 
-// suites are the TLS 1.2 suites that are offered to upstreams: ECDHE with AEAD,
-// ECDHE with CBC and SHA-1, RSA with GCM, RSA with CBC and SHA-1.
-var suites = []uint16{
-	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-	tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-	tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-	tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-	tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA,
-	tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA,
-	tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA,
-	tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA,
-	tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
-	tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
-	tls.TLS_RSA_WITH_AES_128_CBC_SHA,
-	tls.TLS_RSA_WITH_AES_256_CBC_SHA,
-}
-
 // suite reads the IANA name of a TLS 1.2 suite.
 func suite(s string) (uint16, string) {
-	names := make([]string, len(suites))
-	for i, id := range suites {
+	offered := enforce.Offered()
+	names := make([]string, len(offered))
+	for i, id := range offered {
 		if names[i] = tls.CipherSuiteName(id); names[i] == s {
 			return id, ""
 		}

@@ -2,8 +2,10 @@ package config
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -83,29 +85,57 @@ func checkIntercepting(t, l *table, in *proxy.Intercept, li *proxy.Listen) {
 	if l.bad["addresses"] {
 		return
 	}
-	// One of each family, or the connections of a family have no way in; and not
-	// more, for the kernel is told one place to hand them to.
-	var four, six int
+	// The kernel is told one place a family to hand connections to. A family
+	// without one is not taken, which is said in a note.
+	first := map[bool]int{}
 	for i, a := range li.Addresses {
-		if a.Addr().Is4() {
-			four++
-		} else {
-			six++
-		}
-		if in.Method == "redirect" && !a.Addr().IsUnspecified() {
+		ip := a.Addr()
+		if in.Method == "redirect" && !ip.IsUnspecified() {
 			l.failEntry("addresses", i, `%q found beside method = "redirect", expected 0.0.0.0 and [::]: the kernel redirects to the address of the interface`, a)
 		}
+		if in.Method == "tproxy" && !ip.IsLoopback() {
+			l.failEntry("addresses", i, `%q found beside method = "tproxy", expected a loopback address: one that others can reach they can talk to directly`, a)
+		}
+		if slices.Contains(in.Ports, a.Port()) && !t.bad["ports"] {
+			l.failEntry("addresses", i, "%q found beside ports = %d, expected another port: Postern would intercept itself", a, in.Ports)
+		}
+		if j, ok := first[ip.Is4()]; ok {
+			l.failEntry("addresses", i, "%q found beside %q, expected one address a family: the kernel hands connections to one place", a, li.Addresses[j])
+			continue
+		}
+		first[ip.Is4()] = i
 	}
-	if four != 1 || six != 1 {
-		l.fail("addresses", "%d of IPv4 and %d of IPv6 found, expected one of each: the kernel hands over each family at one place", four, six)
+	if len(first) == 0 {
+		l.fail("addresses", "an empty list found, expected an address and port for IPv4, for IPv6 or for each")
 	}
 }
 
+// untaken gives the family without a listening address, "IPv4" or "IPv6", or ""
+// where both have one.
+func untaken(c *proxy.Config) string {
+	if c.Intercept.Method == "none" {
+		return ""
+	}
+	four := slices.ContainsFunc(c.Listen.Addresses, func(a netip.AddrPort) bool { return a.Addr().Is4() })
+	six := slices.ContainsFunc(c.Listen.Addresses, func(a netip.AddrPort) bool { return a.Addr().Is6() })
+	switch {
+	case !four:
+		return "IPv4"
+	case !six:
+		return "IPv6"
+	}
+	return ""
+}
+
 // interfaceName reads the name of a network interface, by the rules of Linux
-// (dev_valid_name: up to 15 octets, no slash, colon or space).
+// (dev_valid_name: up to 15 octets, no slash, colon or space). An asterisk would
+// be read as a wildcard by nft, and loopback carries no connections of others.
 func interfaceName(s string) (string, string) {
+	if s == "lo" {
+		return "", "an interface where connections of others come in"
+	}
 	if s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, func(r rune) bool {
-		return r <= ' ' || r == 0x7f || r == '/' || r == ':'
+		return r <= ' ' || r == 0x7f || r == '/' || r == ':' || r == '*'
 	}) {
 		return "", `the name of an interface such as "lan0"`
 	}
@@ -237,12 +267,17 @@ func readLog(t *table, c *proxy.Log) {
 }
 
 // readLater reads the sections of which this release does nothing. They may
-// stand there with the values that switch them off, and with no other.
+// stand there with the values that switch them off; their other keys are checked
+// and have no effect.
 func readLater(top *table) {
+	var relays []netip.Prefix
+	var cache, store string
+	var remember time.Duration
+
 	v := top.inner("verify")
 	emptyOnly(v, "auto", "enforce what recipient domains publish")
-	idle(v, "relays", "auto = []")
-	idle(v, "cache", "auto = []")
+	list(v, "relays", &relays, network)
+	read(v, "cache", &cache, file)
 	v.done()
 
 	w := top.inner("witness")
@@ -251,10 +286,10 @@ func readLater(top *table) {
 
 	m := top.inner("memory")
 	off := ""
-	remember := "remember destinations"
-	read(m, "downgrade", &off, oneOf(word[string]{text: "off"}, word[string]{text: "log", later: remember}, word[string]{text: "block", later: remember}))
-	idle(m, "store", `downgrade = "off"`)
-	idle(m, "remember", `downgrade = "off"`)
+	const what = "remember destinations"
+	read(m, "downgrade", &off, oneOf(word[string]{text: "off"}, word[string]{text: "log", later: what}, word[string]{text: "block", later: what}))
+	read(m, "store", &store, database)
+	read(m, "remember", &remember, days)
 	m.done()
 
 	a := top.inner("admin")
@@ -262,9 +297,27 @@ func readLater(top *table) {
 	a.done()
 }
 
-// idle refuses a key that has no effect beside the one value that another may have.
-func idle(t *table, key, beside string) {
-	if _, ok := t.value(key); ok {
-		t.fail(key, "found, expected no such key: it has no effect beside %s, which is all that this release does", beside)
+// database reads where memory is kept: the kind of database, and its file.
+func database(s string) (string, string) {
+	const scheme, expected = "bolt://", `"bolt://" and an absolute path such as "bolt:///var/lib/postern/memory.db"`
+	path, ok := strings.CutPrefix(s, scheme)
+	if !ok {
+		return "", expected
 	}
+	path, problem := file(path)
+	if problem != "" {
+		return "", expected
+	}
+	return scheme + path, ""
+}
+
+// days reads a duration that is written in whole days, "30d".
+func days(s string) (time.Duration, string) {
+	const most = 3650
+	digits, ok := strings.CutSuffix(s, "d")
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if !ok || err != nil || n < 1 || n > most {
+		return 0, fmt.Sprintf(`a number of days such as "30d", from "1d" to "%dd"`, most)
+	}
+	return time.Duration(n) * 24 * time.Hour, ""
 }
