@@ -18,7 +18,6 @@ func block(prefix func(*cryptobyte.Builder, cryptobyte.BuilderContinuation), p .
 }
 
 var (
-	len8  = (*cryptobyte.Builder).AddUint8LengthPrefixed
 	len16 = (*cryptobyte.Builder).AddUint16LengthPrefixed
 	len24 = (*cryptobyte.Builder).AddUint24LengthPrefixed
 )

@@ -233,9 +233,13 @@ func (s *scanner) until(end string, escapes bool) bool {
 	return false
 }
 
+// untilThree is until for a multi-line string, in which up to two quotes may
+// stand directly before the three that end it.
 func (s *scanner) untilThree(end string, escapes bool) bool {
 	ok := s.until(end, escapes)
-	_ = s.skip(end[:1]) && s.skip(end[:1])
+	for range 2 {
+		s.skip(end[:1])
+	}
 	return ok
 }
 

@@ -47,11 +47,9 @@ func TestAnInterruptEndsTheWaitForACommandAndLosesNothing(t *testing.T) {
 		_, err := c.ReadCommand(100, time.Minute)
 		result <- err
 	}()
-	for c.Interrupt(); ; {
-		if err := <-result; !errors.Is(err, ErrInterrupted) {
-			t.Fatal(err)
-		}
-		break
+	c.Interrupt()
+	if err := <-result; !errors.Is(err, ErrInterrupted) {
+		t.Fatal(err)
 	}
 	io.WriteString(far, "OP\r\n")
 	if line, err := c.ReadCommand(100, time.Minute); string(line) != "NOOP" || err != nil {
