@@ -99,8 +99,8 @@ func (j *judgement) verdict() Verdict {
 	for _, f := range j.failures {
 		if !f.Logged {
 			v := refuse(f, j.failures)
-			if j.violation(f.Rule) == OnViolationReject {
-				v.Action = Reject
+			if j.violation(f.Rule) == OnViolationReject || f.Reason == RequireTLSNotPossible {
+				v.Action = Reject // REQUIRETLS bounces: RFC 8689 §4.2.1
 			}
 			return v
 		}

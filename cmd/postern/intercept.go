@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -59,7 +57,7 @@ when_down until "postern run" listens. Saying it twice does no harm.
 			}
 			report, err := proxy.InterceptUp(file.Proxy)
 			if err != nil {
-				return kernelError("setting", err)
+				return runtimeError{err}
 			}
 			if o.json() {
 				return printJSON(cmd.OutOrStdout(), upOf(file.Proxy.Intercept, report))
@@ -101,18 +99,9 @@ out. --linger 0s is for a machine that carries nobody's mail.`,
 
 func takeOut(ctx context.Context, linger time.Duration) error {
 	if err := proxy.InterceptDown(ctx, linger); err != nil {
-		return kernelError("removing", err)
+		return runtimeError{err}
 	}
 	return nil
-}
-
-// kernelError is a failure of this machine or of the process on it. What the
-// kernel refuses without a reason it refuses for want of a capability.
-func kernelError(doing string, err error) error {
-	if errors.Is(err, fs.ErrPermission) && !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
-		err = fmt.Errorf("%s nftables rules and routes needs CAP_NET_ADMIN over this network: %w", doing, err)
-	}
-	return runtimeError{err}
 }
 
 func newInterceptShow(o *options) *cobra.Command {
@@ -133,7 +122,7 @@ configuration is at fault.`,
 			}
 			state, err := proxy.InterceptShow(file.Proxy)
 			if err != nil {
-				return kernelError("reading", err)
+				return runtimeError{err}
 			}
 			found := shownOf(file.Proxy.Intercept, state)
 			if o.json() {

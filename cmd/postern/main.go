@@ -39,14 +39,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitFine
 	}
-	if !errors.Is(err, errFinding) {
+	var faults config.Errors
+	switch {
+	case errors.Is(err, errFinding), errors.Is(err, errFaulty):
+	case errors.As(err, &faults):
+		fmt.Fprintln(stderr, faults) // each with its file and line, as compilers do
+	default:
 		fmt.Fprintln(stderr, "postern:", err)
 	}
 	return exitCode(err)
 }
 
-// errFinding ends a command that has already said what it found.
-var errFinding = errors.New("finding")
+// These end a command that has already said what there is to say.
+var (
+	errFinding = errors.New("finding")
+	errFaulty  = errors.New("faulty configuration")
+)
 
 // A runtimeError is a failure that is nobody's mistake in writing.
 type runtimeError struct{ error }
@@ -97,7 +105,7 @@ line or the configuration is at fault.`,
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the configuration `file`")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(o), newIntercept(o), newVersion(o))
+	root.AddCommand(newRun(o), newCheck(o), newExplain(o), newIntercept(o), newCertificate(o), newVersion(o))
 	return root
 }
 

@@ -75,6 +75,10 @@ func (f *File) Locate(err error) Errors {
 	return found
 }
 
+// Line gives the line of a key such as "rule[2].ca" or, where it was not written,
+// that of the nearest thing around it.
+func (f *File) Line(key string) int { return f.at.line(key) }
+
 // flatten takes joined errors apart.
 func flatten(err error) []error {
 	if err == nil {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 
 	"golang.org/x/net/idna"
@@ -11,7 +12,7 @@ const aDomain = `a domain such as "example.com"`
 
 // envelope maps domains as sessions map those of the envelope, with the same
 // options: a domain written here must match however it is spelt there.
-var envelope = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+var envelope = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false), idna.CheckHyphens(false))
 
 // aLabels gives a domain as the envelope is compared with: lower case, A-labels
 // (RFC 5890 §2.3.2.1), without the trailing dot. A domain that is none yields
@@ -26,6 +27,16 @@ func aLabels(domain string) (string, string) {
 		return "", problem
 	}
 	return a, ""
+}
+
+// Domain reads a domain as the file's are read: the result is what rules compare,
+// lower-case A-labels without the trailing dot. The error says what was expected.
+func Domain(s string) (string, error) {
+	a, expected := aLabels(s)
+	if expected != "" {
+		return "", fmt.Errorf("%s found, expected %s", quote(s), expected)
+	}
+	return a, nil
 }
 
 // hostSyntax says what was expected of a domain that is not one (RFC 1123 §2.1,

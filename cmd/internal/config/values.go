@@ -348,3 +348,12 @@ func fingerprint(s string) (enforce.Fingerprint, string) {
 	copy(f.SHA256[:], raw)
 	return f, ""
 }
+
+// Fingerprint reads "sha256:…" and "spki-sha256:…" as the file's are read.
+func Fingerprint(s string) (enforce.Fingerprint, error) {
+	f, expected := fingerprint(s)
+	if expected != "" {
+		return f, fmt.Errorf("%s found, expected %s", quote(s), expected)
+	}
+	return f, nil
+}

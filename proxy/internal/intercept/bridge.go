@@ -101,13 +101,13 @@ func byEtherType(exprs []expr.Any) []expr.Any {
 
 // checkBridges refuses what would silently not work.
 func (p Plan) checkBridges(m machine, bridges []bridge) error {
-	if p.Method != TProxy || len(bridges) == 0 {
+	if p.Method == None || len(bridges) == 0 {
 		return nil
 	}
 	for _, sysctl := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
 		if value, err := m.sysctl(sysctl); err == nil && value == "1" {
 			return &ObstacleError{
-				What: fmt.Sprintf("%s is a bridge and %s = 1 (br_netfilter), which makes TPROXY do nothing",
+				What: fmt.Sprintf("%s is a bridge and %s = 1 (br_netfilter), which silently disables interception",
 					bridges[0].name, sysctlName(sysctl)),
 				Remedy: fmt.Sprintf("sysctl -w %s=0 (and unload br_netfilter if nothing needs it)", sysctlName(sysctl)),
 			}

@@ -16,9 +16,9 @@ import (
 // use between the client's address and the server.
 var ErrPortsExhausted = errors.New("intercept: no local port left")
 
-// dialAttempts is how often a connection is dialled again because its port was
-// that of a client leg. Each attempt hits one with a chance of the number of
-// such legs in 28000.
+// dialAttempts is how often a connection is dialled because its port was that of
+// a client leg. Where the kernel cannot be told to avoid those (before Linux
+// 6.3) each attempt hits one with a chance of their number in 28000.
 const dialAttempts = 8
 
 // errSharedPort says that the kernel chose the port of a live client leg.
@@ -27,7 +27,8 @@ var errSharedPort = errors.New("every port chosen was that of a live client conn
 // Dial connects to the destination; with PreserveSource from the client's own
 // address. Only the context limits how long it takes. One address is tried, and
 // nothing is tried instead of it. Errors: ErrLoop, ErrPortsExhausted,
-// ErrPrivilege, or what the network said, as net.Dialer returns it.
+// ErrPrivilege, or what the network said, as net.Dialer returns it. The dialling
+// is done in the network namespace of the calling thread.
 func (g *Gate) Dial(ctx context.Context, client, destination netip.AddrPort) (*net.TCPConn, error) {
 	client, destination = unmap(client), unmap(destination)
 	if !destination.IsValid() || destination.Addr().IsUnspecified() || destination.Port() == 0 {
@@ -60,6 +61,9 @@ type attempt struct {
 	route route
 	port  uint16
 	leg   *leg
+
+	// The kernel was told to keep away from some ports, and found no other.
+	confined, cornered bool
 }
 
 // dialOnce binds and connects in the dialer's control function, where nothing
@@ -68,6 +72,19 @@ type attempt struct {
 // that this is under way, and waits for the outcome and the context.
 func (g *Gate) dialOnce(ctx context.Context, client netip.Addr, destination netip.AddrPort) (*net.TCPConn, error) {
 	a := &attempt{gate: g, client: client, destination: destination}
+	conn, err := a.dial(ctx)
+	if err != nil && a.confined && errors.Is(err, unix.EADDRNOTAVAIL) {
+		a.cornered = true
+		conn, err = a.dial(ctx)
+	}
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		return nil, fmt.Errorf("%w from %s to %s (net.ipv4.ip_local_port_range): %w",
+			ErrPortsExhausted, client, destination, err)
+	}
+	return conn, err
+}
+
+func (a *attempt) dial(ctx context.Context) (*net.TCPConn, error) {
 	dialer := net.Dialer{
 		KeepAliveConfig: keepAlive,
 		Control: func(_, _ string, raw syscall.RawConn) error {
@@ -75,13 +92,9 @@ func (g *Gate) dialOnce(ctx context.Context, client netip.Addr, destination neti
 			return controlRaw(raw, a.start)
 		},
 	}
-	conn, err := dialer.DialContext(ctx, network(destination.Addr()), destination.String())
+	conn, err := dialer.DialContext(ctx, network(a.destination.Addr()), a.destination.String())
 	if err != nil {
 		a.forget()
-		if errors.Is(err, unix.EADDRNOTAVAIL) {
-			return nil, fmt.Errorf("%w from %s to %s (net.ipv4.ip_local_port_range): %w",
-				ErrPortsExhausted, client, destination, err)
-		}
 		return nil, err
 	}
 	tcp := conn.(*net.TCPConn)
@@ -90,8 +103,8 @@ func (g *Gate) dialOnce(ctx context.Context, client netip.Addr, destination neti
 		a.forget()
 		return nil, errors.Join(err, tcp.Close())
 	}
-	g.legs.mu.Lock()
-	defer g.legs.mu.Unlock()
+	a.gate.legs.mu.Lock()
+	defer a.gate.legs.mu.Unlock()
 	a.leg.conn = raw
 	return tcp, nil
 }
@@ -107,6 +120,9 @@ func (a *attempt) start(fd int) error {
 	legs := a.gate.legs
 	legs.mu.Lock()
 	defer legs.mu.Unlock()
+	if a.gate.options.PreserveSource && !a.cornered {
+		a.confined = avoid(fd, legs.client.ports(route{a.client, a.destination}))
+	}
 	if err := unix.Connect(fd, sockaddr(a.destination)); err != nil && err != unix.EINPROGRESS {
 		return os.NewSyscallError("connect", err)
 	}

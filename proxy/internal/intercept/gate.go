@@ -116,7 +116,12 @@ func (g *Gate) Adopt(listener *net.TCPListener) error {
 			return fmt.Errorf("%w: %s: set Transparent=yes in the socket unit",
 				ErrNotTransparent, listener.Addr())
 		}
-		return keepArrivalInterface(fd)
+		// A multipath TCP socket cannot say where its connections come in; all
+		// else it does like any other.
+		if err := keepArrivalInterface(fd); !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("intercept: adopting a socket: %w", err)

@@ -45,6 +45,9 @@ func ownTables(connection *nftables.Conn) ([]*nftables.Table, error) {
 	var own []*nftables.Table
 	for _, family := range ownFamilies {
 		tables, err := connection.ListTablesOfFamily(family)
+		if errors.Is(err, unix.EPERM) {
+			return nil, lacksNetAdmin(err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("intercept: listing nftables tables (CONFIG_NF_TABLES): %w", err)
 		}
@@ -115,7 +118,7 @@ func is[T expr.Any](e expr.Any) bool {
 // alone in a table that the same transaction deletes again.
 func explain(cause error, tables []table) error {
 	if errors.Is(cause, unix.EPERM) {
-		return fmt.Errorf("%w: changing nftables rules and routes needs CAP_NET_ADMIN: %w", ErrPrivilege, cause)
+		return lacksNetAdmin(cause)
 	}
 	for _, t := range tables {
 		for _, feature := range features {
@@ -192,10 +195,7 @@ func emptyTakeChain() error {
 		}
 	}
 	if err := connection.Flush(); err != nil {
-		if errors.Is(err, unix.EPERM) {
-			return explain(err, nil)
-		}
-		return fmt.Errorf("intercept: nftables: %w", err)
+		return explain(err, nil)
 	}
 	return nil
 }

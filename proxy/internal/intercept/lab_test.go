@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -19,10 +20,17 @@ import (
 	"postern/proxy/proxytest/netlab"
 )
 
+// userVariable makes a second run of the test binary enter a user namespace.
+const userVariable = "INTERCEPT_TEST_USER_NAMESPACE"
+
 // The tests put real packets through the rules, in network namespaces.
 func TestMain(m *testing.M) {
-	code, err := netlab.Enter(netlab.Options{}, func() int {
+	options := netlab.Options{UserNamespace: os.Getenv(userVariable) != ""}
+	code, err := netlab.Enter(options, func() int {
 		code := m.Run()
+		if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; fuzzing {
+			return code // the fuzzer's own goroutines may outlive it
+		}
 		if err := goleak.Find(); err != nil && code == 0 {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -111,6 +119,8 @@ func show(t *testing.T, host *netlab.Host, p Plan) State {
 type relay struct {
 	host *netlab.Host
 	gate *Gate
+	// connect limits dialling; set before the first connection.
+	connect time.Duration
 
 	mu        sync.Mutex
 	listeners []*net.TCPListener
@@ -134,7 +144,7 @@ func gateOf(t *testing.T, p Plan) *Gate {
 func startRelay(t *testing.T, host *netlab.Host, p Plan) *relay {
 	t.Helper()
 	r := &relay{
-		host: host, gate: gateOf(t, p),
+		host: host, gate: gateOf(t, p), connect: patience,
 		arrivals: make(chan Arrival, 10000), refused: make(chan error, 10000),
 	}
 	for _, address := range p.Listen {
@@ -186,7 +196,7 @@ func (r *relay) serve(client *net.TCPConn) error {
 	r.arrivals <- arrival
 	var upstream *net.TCPConn
 	err = r.host.Do(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), r.connect)
 		defer cancel()
 		upstream, err = r.gate.Dial(ctx, arrival.Client, arrival.Destination)
 		return err
@@ -227,7 +237,8 @@ func (r *relay) kill() {
 	r.wg.Wait()
 }
 
-// echo is a server that says whom it sees and then repeats what it is told.
+// echo is a server that says whom it sees and then repeats what it is told,
+// until it is told to quit.
 func echo(t *testing.T, host *netlab.Host, address netip.AddrPort) *net.TCPListener {
 	t.Helper()
 	listener, err := host.Listen(address)
@@ -245,7 +256,7 @@ func echo(t *testing.T, host *netlab.Host, address netip.AddrPort) *net.TCPListe
 				defer conn.Close()
 				_ = conn.SetDeadline(time.Now().Add(time.Minute))
 				fmt.Fprintf(conn, "%s\n", conn.RemoteAddr())
-				_, _ = io.Copy(conn, conn)
+				repeat(conn)
 			})
 		}
 	})
@@ -254,6 +265,19 @@ func echo(t *testing.T, host *netlab.Host, address netip.AddrPort) *net.TCPListe
 		wg.Wait()
 	})
 	return listener
+}
+
+const quit = "quit"
+
+// repeat gives back what it gets, line by line, up to and including quit.
+func repeat(conn io.ReadWriter) {
+	reader := bufio.NewReader(conn)
+	for {
+		line, err := reader.ReadString('\n')
+		if _, writeErr := io.WriteString(conn, line); err != nil || writeErr != nil || line == quit+"\n" {
+			return
+		}
+	}
 }
 
 // visit is a client's connection to an echo server.
@@ -320,6 +344,18 @@ func (v *visit) say(text string) error {
 // wasIntercepted tells a relayed connection from a direct one: the upstream leg
 // never has the client leg's port.
 func (v *visit) wasIntercepted() bool { return v.seen != v.local }
+
+// serverCloses has the server, and so the relay, close first: the client leg is
+// then in TIME_WAIT on the gateway. The client's own socket ends at once.
+func (v *visit) serverCloses() error {
+	if err := v.say(quit); err != nil {
+		return err
+	}
+	if _, err := v.reader.ReadByte(); err != io.EOF {
+		return fmt.Errorf("after %s: %v, want the end", quit, err)
+	}
+	return v.Close()
+}
 
 func at(address netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(address, port) }
 

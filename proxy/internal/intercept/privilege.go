@@ -51,3 +51,8 @@ func hasCapability(capability uint) bool {
 	}
 	return data[capability/32].Effective&(1<<(capability%32)) != 0
 }
+
+// lacksNetAdmin is what Up, Down and Show say when the kernel refuses them.
+func lacksNetAdmin(cause error) error {
+	return fmt.Errorf("%w: nftables rules and policy routing need CAP_NET_ADMIN: %w", ErrPrivilege, cause)
+}

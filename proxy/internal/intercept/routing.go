@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -189,6 +190,9 @@ func (c routingChange) add() (undo func(), err error) {
 		err := netlink.RouteAdd(&route)
 		if withoutFamily(err) && route.Family == netlink.FAMILY_V6 {
 			continue
+		}
+		if errors.Is(err, unix.EPERM) {
+			return undo, lacksNetAdmin(err)
 		}
 		if err != nil {
 			return undo, fmt.Errorf("intercept: local route for intercepted packets (CONFIG_IP_MULTIPLE_TABLES): %w", err)

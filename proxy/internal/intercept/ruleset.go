@@ -60,17 +60,19 @@ type (
 // tables is the whole of a plan in nftables; bridges are those of its
 // interfaces that are bridges.
 func (p Plan) tables(bridges []bridge) []table {
+	var tables []table
 	switch p.Method {
 	case TProxy:
-		tables := []table{p.tproxyTable()}
-		if len(bridges) > 0 {
-			tables = append(tables, p.bridgeTable(bridges))
-		}
-		return tables
+		tables = append(tables, p.tproxyTable())
 	case Redirect:
-		return []table{p.redirectTable()}
+		tables = append(tables, p.redirectTable())
+	default:
+		return nil
 	}
-	return nil
+	if len(bridges) > 0 {
+		tables = append(tables, p.bridgeTable(bridges))
+	}
+	return tables
 }
 
 // tproxyTable has the order that was found to work; each rule stands where it
@@ -122,6 +124,11 @@ func (p Plan) redirectTable() table {
 		name: hookChain,
 		hook: &hook{kind: nftables.ChainTypeNAT, priority: *nftables.ChainPriorityNATDest},
 		rules: []rule{
+			// No packet of theirs comes by here. But conntrack only looks at
+			// packets while some rule needs it, and once Down has emptied the
+			// take chain this one is what keeps redirected connections alive.
+			{"connections under way keep conntrack at work", join(
+				ctEstablished(), verdict(expr.VerdictAccept))},
 			{"connections to this machine are its own", join(fibIsLocal(), verdict(expr.VerdictReturn))},
 			{"new connections to the intercepted ports", join(
 				isTCP(), incomingOn(setInterfaces), portIn(destinationPort, setPorts), isSYN(), jump(takeChain))},

@@ -51,14 +51,11 @@ func (p Plan) Show() (State, error) {
 	}
 	state.Differences = append(state.Differences, changes.describe()...)
 	state.Agrees = len(state.Differences) == 0
-	if state.Taking, err = taking(); err != nil {
-		return State{}, err
-	}
-	present, err := installed()
+	standing, taking, err := inForce()
 	if err != nil {
 		return State{}, err
 	}
-	state.Lingering = !state.Taking && len(present.rules) > 0
+	state.Taking, state.Lingering = taking, standing && !taking
 	for _, t := range tables {
 		state.Rules = append(state.Rules, t.describe()...)
 	}

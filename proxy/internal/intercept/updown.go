@@ -90,31 +90,27 @@ func (p Plan) routingChanges(m machine) (routingChange, error) {
 // whatever plan is in force. New connections go their own way at once; what
 // carries the packets of Postern's connections stays for the given time, which
 // this call waits out, and then goes too. Without it new connections from ports
-// that a client used through Postern a moment ago would hang, as would those
-// that Postern is still serving. A linger of zero is for a machine that nobody
-// uses.
+// that a client used through Postern a moment ago would hang, and those that
+// Postern still serves would break, as do those that outlast it. It returns at
+// once where no rules of Postern stand. A linger of zero is for a machine that
+// nobody uses.
 //
 // When the context ends first the rest is left in place, which is safe, and a
 // later Down removes it. Down does nothing where there is nothing to remove, and
 // nothing when another Up came in between.
 func Down(ctx context.Context, linger time.Duration) error {
-	connection, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("intercept: nftables: %w", err)
-	}
-	redirecting, err := redirecting(connection)
+	standing, _, err := inForce()
 	if err != nil {
 		return err
 	}
-	// Redirected connections live in conntrack, which needs no rule of ours.
-	if !redirecting {
+	if standing {
 		if err := emptyTakeChain(); err != nil {
 			return err
 		}
 		if err := pause(ctx, linger); err != nil {
 			return fmt.Errorf("intercept: what carries the last connections was left in place: %w", err)
 		}
-		if again, err := taking(); err != nil || again {
+		if _, again, err := inForce(); err != nil || again {
 			return err
 		}
 	}
@@ -139,36 +135,27 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// redirecting tells whether the plan in force is one of method redirect.
-func redirecting(connection *nftables.Conn) (bool, error) {
-	chains, err := connection.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return false, fmt.Errorf("intercept: listing nftables chains: %w", err)
-	}
-	for _, c := range chains {
-		if c.Table.Name == tableName && c.Type == nftables.ChainTypeNAT {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// taking tells whether new connections are being taken.
-func taking() (bool, error) {
+// inForce tells whether rules of ours stand, and whether they take new
+// connections.
+func inForce() (standing, taking bool, err error) {
 	connection, err := nftables.New()
 	if err != nil {
-		return false, fmt.Errorf("intercept: nftables: %w", err)
+		return false, false, fmt.Errorf("intercept: nftables: %w", err)
 	}
 	present, err := ownTables(connection)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	for _, t := range present {
+		standing = true
 		if t.Family != nftables.TableFamilyINet {
 			continue
 		}
 		rules, err := kernelRules(t.Family, tableName, takeChain)
-		return len(rules) > 0, err
+		if err != nil {
+			return false, false, err
+		}
+		taking = taking || len(rules) > 0
 	}
-	return false, nil
+	return standing, taking, nil
 }

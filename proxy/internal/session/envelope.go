@@ -203,7 +203,7 @@ func (s *Session) rcpt(cmd smtpwire.Command) {
 // domains makes A-labels of domains that may hold UTF-8 (RFC 5890, RFC 6531). It
 // is as lenient as registries and hosts are: what matters is that two spellings
 // of one domain come out the same.
-var domains = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+var domains = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false), idna.CheckHyphens(false))
 
 // address turns a path into what rules look at, and into what the record shows
 // of it. A domain that has no A-label form is an error, and the path must not be

@@ -88,21 +88,36 @@ func (h *Host) AddBridge(name string, ports []string, addresses ...netip.Prefix)
 		if err := netlink.LinkAdd(bridge); err != nil {
 			return err
 		}
-		for _, port := range ports {
-			link, err := netlink.LinkByName(port)
-			if err != nil {
-				return fmt.Errorf("%s: %w", port, err)
-			}
-			if err := netlink.LinkSetMaster(link, bridge); err != nil {
-				return fmt.Errorf("%s: %w", port, err)
-			}
-		}
 		return setUp(name)
 	})
 	if err != nil {
 		return fmt.Errorf("netlab: host %s: bridge %s: %w", h.name, name, err)
 	}
+	for _, port := range ports {
+		if err := h.JoinBridge(name, port); err != nil {
+			return err
+		}
+	}
 	return h.AddAddress(name, addresses...)
+}
+
+// JoinBridge makes an interface a port of a bridge.
+func (h *Host) JoinBridge(bridge, port string) error {
+	err := h.Do(func() error {
+		master, err := netlink.LinkByName(bridge)
+		if err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName(port)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMaster(link, master)
+	})
+	if err != nil {
+		return fmt.Errorf("netlab: host %s: %s joining bridge %s: %w", h.name, port, bridge, err)
+	}
+	return nil
 }
 
 // HardwareAddress is the MAC address of an interface.

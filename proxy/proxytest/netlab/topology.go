@@ -87,10 +87,22 @@ func (n *Network) make(build func() error) (*Network, error) {
 		}
 		*place.host = host
 	}
-	if err := build(); err != nil {
+	if err := errors.Join(build(), n.separatePorts()); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
+}
+
+// separatePorts gives client and gateway ports of their own to dial from. A
+// gateway that dials in the client's name may by chance use a port that the
+// client is about to use towards the same server, and break that connection:
+// once in tens of thousands in the world, but more often here, where all hosts
+// are one kernel and draw ports from one sequence.
+func (n *Network) separatePorts() error {
+	return errors.Join(
+		n.Client.Sysctl("net.ipv4.ip_local_port_range", "32768 44999"),
+		n.Gateway.Sysctl("net.ipv4.ip_local_port_range", "45000 60999"),
+	)
 }
 
 // bridgeNetfilterOff keeps bridged packets out of the IP hooks. A kernel

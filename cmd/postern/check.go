@@ -1,0 +1,257 @@
+package main
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"postern/cmd/internal/config"
+	"postern/proxy"
+)
+
+func newCheck(o *options) *cobra.Command {
+	return o.printed(&cobra.Command{
+		Use:   "check",
+		Short: "Is the configuration sound, and what does it say?",
+		Long: `Read the configuration and every file that it names, as "postern run" would, and
+print either all that is wrong, with its line, or what the configuration does: how
+connections come in, the floor, what clients are shown, and each rule in words, in
+the order in which they are asked. The first rule that matches decides.
+
+Nothing is changed and no address is asked; a running Postern is not disturbed.
+The keys must be readable for whoever runs the check.
+
+    postern check && systemctl reload postern
+
+Exit codes: 0 sound; 1 sound, but a rule has expired and matches nothing any more,
+so that the next one decides in its place; 2 the configuration is at fault.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.check(time.Now())
+			if err != nil {
+				return err
+			}
+			if o.json() {
+				err = printJSON(cmd.OutOrStdout(), c)
+			} else if len(c.Errors) == 0 {
+				err = c.print(cmd.OutOrStdout())
+			}
+			switch {
+			case err != nil:
+				return runtimeError{err}
+			case len(c.Errors) > 0 && o.json():
+				return errFaulty
+			case len(c.Errors) > 0:
+				return c.faults
+			case slices.ContainsFunc(c.Rules, func(r checkedRule) bool { return r.Expired }):
+				return errFinding
+			}
+			return nil
+		},
+	})
+}
+
+// checked is what "check --format json" prints.
+type checked struct {
+	File     string        `json:"file"`
+	Sound    bool          `json:"sound"`
+	Errors   []remark      `json:"errors"`
+	Notes    []remark      `json:"notes"`
+	Warnings []remark      `json:"warnings"`
+	Does     []statement   `json:"does,omitempty"`
+	Rules    []checkedRule `json:"rules,omitempty"`
+
+	faults config.Errors
+}
+
+// A remark is one thing about one place of the file.
+type remark struct {
+	Line    int    `json:"line,omitempty"`
+	Key     string `json:"key,omitempty"`
+	Message string `json:"message"`
+
+	text string // all of it, for people
+}
+
+// A statement says one thing that the configuration does, apart from the rules.
+type statement struct {
+	About string `json:"about"`
+	Words string `json:"words"`
+}
+
+type checkedRule struct {
+	Name    string `json:"name"`
+	Kind    string `json:"kind"` // "connection", "envelope" or "built-in"
+	Line    int    `json:"line,omitempty"`
+	Words   string `json:"words"`
+	Owner   string `json:"owner,omitempty"`
+	LastDay string `json:"last_day,omitempty"`
+	Expired bool   `json:"expired"`
+}
+
+// check reads everything. The error is of a file that is not there to be read;
+// what is wrong with its content is part of the result.
+func (o *options) check(now time.Time) (*checked, error) {
+	c := &checked{File: o.config}
+	file, err := o.load()
+	if err != nil {
+		if !errors.As(err, &c.faults) {
+			return nil, err
+		}
+		c.finish(nil, nil)
+		return c, nil
+	}
+	warnings, err := proxy.CheckFiles(file.Proxy)
+	c.faults = file.Locate(errors.Join(err, proxy.CheckInterception(file.Proxy)))
+	slices.SortStableFunc(c.faults, func(a, b *config.Error) int { return cmp.Compare(a.Line, b.Line) })
+	c.finish(file.Notes, file.Locate(errors.Join(warnings...)))
+	if c.Sound {
+		c.Does = statements(file.Proxy)
+		c.Rules = rulesOf(file, now)
+	}
+	return c, nil
+}
+
+func (c *checked) finish(notes, warnings config.Errors) {
+	c.Sound = len(c.faults) == 0
+	c.Errors, c.Notes, c.Warnings = remarks(c.faults), remarks(notes), remarks(warnings)
+}
+
+func remarks(all config.Errors) []remark {
+	list := make([]remark, len(all))
+	for i, e := range all {
+		list[i] = remark{Line: e.Line, Key: e.Place, Message: e.Msg, text: e.Error()}
+	}
+	return list
+}
+
+func rulesOf(file *config.File, now time.Time) []checkedRule {
+	var list []checkedRule
+	for i, r := range file.Policy.Rules() {
+		rule := checkedRule{
+			Name: r.Name, Kind: kindOf(r), Words: ruleWords(r, file.Policy.Floor()),
+			Owner: r.Owner, LastDay: lastDay(r), Expired: expired(r, now),
+		}
+		if i < len(file.Proxy.Rules) {
+			rule.Line = file.Line(fmt.Sprintf("rule[%d]", i))
+		}
+		list = append(list, rule)
+	}
+	return list
+}
+
+// statements say what a configuration does, apart from its rules.
+func statements(c proxy.Config) []statement {
+	mode := "enforce: what falls short is refused"
+	if c.Observe {
+		mode = "observe: NOTHING IS REFUSED, verdicts are only recorded"
+	}
+	floor := tls.VersionName(c.TLS.MinVersion)
+	list := []statement{{"mode", mode}, {"interception", interceptionWords(c)}}
+	if c.Intercept.Method != "none" {
+		list = append(list, statement{"while down", downWords(c.Intercept)})
+	}
+	trust := "the roots of this system"
+	if c.TLS.TrustCA != "system" {
+		trust = "the roots in " + c.TLS.TrustCA
+	}
+	return append(list,
+		statement{"floor", floor + " on both legs: TLS below it is blocked, never replaced by cleartext, and no rule can allow it"},
+		statement{"shown to clients", shownWords(c.TLS.Certificates)},
+		statement{"trusted", trust},
+	)
+}
+
+func interceptionWords(c proxy.Config) string {
+	in := c.Intercept
+	listen := make([]string, len(c.Listen.Addresses))
+	for i, a := range c.Listen.Addresses {
+		listen[i] = a.String()
+	}
+	if in.Method == "none" {
+		return fmt.Sprintf("none: connections made to %s go to %s", strings.Join(listen, " and "), c.Listen.Upstream)
+	}
+	method, _, _ := strings.Cut(where(in), ";")
+	words := method + ", handed to " + strings.Join(listen, " and ")
+	if len(in.Sources) > 0 {
+		words += "; only from " + alternatives(texts(in.Sources))
+	}
+	if len(in.Bypass) > 0 {
+		words += "; never from or to " + alternatives(texts(in.Bypass))
+	}
+	if in.PreserveSource {
+		return words + "; servers see the client's own address"
+	}
+	return words + "; servers see the address of this machine"
+}
+
+func downWords(in proxy.Intercept) string {
+	if in.Pass {
+		return "connections pass WITHOUT POSTERN while no listening socket exists"
+	}
+	return "connections are reset while no listening socket exists, so that senders try again later"
+}
+
+func shownWords(certificates []proxy.Certificate) string {
+	if len(certificates) == 0 {
+		return "no certificate: STARTTLS is not offered to clients, only the way to the server is secured"
+	}
+	names := make([]string, len(certificates))
+	for i, c := range certificates {
+		names[i] = fmt.Sprintf("%q", c.Name)
+	}
+	words := "the certificate " + names[0]
+	if len(names) > 1 {
+		words += ", or " + alternatives(names[1:]) + " where that one has the name they ask for (SNI)"
+	}
+	return words + "; STARTTLS is offered to them once the way to the server is secured"
+}
+
+func (c *checked) print(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s is sound.\n", c.File)
+	for _, list := range []struct {
+		word string
+		all  []remark
+	}{{"note", c.Notes}, {"warning", c.Warnings}} {
+		for _, r := range list.all {
+			fmt.Fprintf(&b, "%s: %s\n", list.word, r.text)
+		}
+	}
+	b.WriteString("\n")
+	for _, s := range c.Does {
+		paragraph(&b, fmt.Sprintf("%-17s", s.About), s.Words)
+	}
+	b.WriteString("\nRules, in the order they are asked; of each kind the first that matches decides:\n")
+	for i, r := range c.Rules {
+		fmt.Fprintf(&b, "\n%2d. %s\n", i+1, r.title())
+		if r.Expired {
+			paragraph(&b, "    ", fmt.Sprintf("EXPIRED: its last day was %s. It matches nothing any more, and the next rule that does decides.", r.LastDay))
+		}
+		paragraph(&b, "    ", r.Words)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// title gives the name of a rule and what of it is not in its words.
+func (r checkedRule) title() string {
+	parts := []string{r.Kind + " rule"}
+	if r.Line > 0 {
+		parts = append(parts, fmt.Sprintf("line %d", r.Line))
+	}
+	if r.Owner != "" {
+		parts = append(parts, "owner "+r.Owner)
+	}
+	if r.LastDay != "" && !r.Expired {
+		parts = append(parts, "until "+r.LastDay)
+	}
+	return fmt.Sprintf("%s (%s)", r.Name, strings.Join(parts, ", "))
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"postern/proxy/proxytest"
+)
+
+// certified makes a configuration of doc in a directory of its own, DIR in it,
+// with edge.pem, edge.key and root.pem. The name of the directory is always the
+// same, for lines are broken by the length of what is in them; /run is the lab's.
+func certified(t *testing.T, doc string, leaf proxytest.Leaf) (config, dir string) {
+	t.Helper()
+	dir = "/run/postern"
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	pki, err := proxytest.NewPKI("Test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := pki.Issue(leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := proxytest.WriteCertificate(dir, "edge", cert); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.WriteRoot(dir); err != nil {
+		t.Fatal(err)
+	}
+	config = filepath.Join(dir, "postern.toml")
+	if err := os.WriteFile(config, []byte(strings.ReplaceAll(doc, "DIR", dir)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config, dir
+}
+
+var edge = proxytest.Leaf{Names: []string{"mail.hospital.example", "*.hospital.example"}}
+
+const edgeOnly = `
+[[tls.certificate]]
+name = "edge"
+cert = "DIR/edge.pem"
+key = "DIR/edge.key"
+[tls.trust]
+ca = "DIR/root.pem"
+`
+
+func TestCheckSaysInWordsWhatAConfigurationDoes(t *testing.T) {
+	doc, err := os.ReadFile("testdata/check/everything.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, _ := certified(t, string(doc), edge)
+	got := postern(t, "check", "--config", path)
+	if got.code != exitFinding || got.stderr != "" { // one has expired
+		t.Errorf("exit %d\n%s", got.code, got.stderr)
+	}
+	golden(t, "check/everything.txt", got.stdout)
+
+	got = postern(t, "check", "--format", "json", "--config", path)
+	if got.code != exitFinding || got.stderr != "" {
+		t.Errorf("exit %d\n%s", got.code, got.stderr)
+	}
+	golden(t, "check/everything.json", got.stdout)
+}
+
+func TestCheckOfASoundConfigurationIsFine(t *testing.T) {
+	for name, doc := range map[string]string{
+		"least": `intercept.interfaces = ["lan0"]`,
+		"observe": `mode = "observe"
+intercept = {method = "redirect", interfaces = ["lan0"]}
+listen.addresses = ["0.0.0.0:2525"]
+[resolver]
+[[rule]]
+name = "open"
+to_networks = ["192.0.2.1"]
+tls = "off"
+`,
+		"front": `intercept.method = "none"
+listen = {upstream = "mail.example:25", addresses = ["192.0.2.1:25"]}
+tls.min_version = "1.3"`,
+	} {
+		path := write(t, doc)
+		got := postern(t, "check", "--config", path)
+		if got.code != exitFine || got.stderr != "" {
+			t.Errorf("%s: exit %d\n%s", name, got.code, got.stderr)
+		}
+		golden(t, "check/"+name+".txt", strings.ReplaceAll(got.stdout, path, "/etc/postern/postern.toml"))
+	}
+}
+
+func TestCheckPrintsEveryFaultWithItsLine(t *testing.T) {
+	for _, c := range []struct{ doc, want string }{
+		{`mode = "strict"
+[intercept]
+interfaces = []
+[[rule]]
+name = "a"
+verify = "ca"
+`, `postern.toml:1: mode: "strict" found, expected "enforce" or "observe"
+postern.toml:3: intercept.interfaces: none found, expected the interfaces where the connections come in
+postern.toml:6: rule "a": verify: a demand found beside tls = "opportunistic", expected tls = "forced": whoever strips STARTTLS would be rid of the demand, too
+`},
+		{`intercept.interfaces = ["lan0"]
+[[tls.certificate]]
+name = "edge"
+cert = "/nonexistent/cert.pem"
+key = "/nonexistent/key.pem"
+[tls.trust]
+ca = "/nonexistent/roots.pem"
+[[rule]]
+name = "a"
+tls = "forced"
+verify = "ca"
+ca = "/nonexistent/ca.pem"
+`, `postern.toml:4: tls.certificate "edge": cert: open /nonexistent/cert.pem: no such file or directory
+postern.toml:5: tls.certificate "edge": key: open /nonexistent/key.pem: no such file or directory
+postern.toml:7: tls.trust.ca: open /nonexistent/roots.pem: no such file or directory
+postern.toml:12: rule "a": ca: open /nonexistent/ca.pem: no such file or directory
+`},
+	} {
+		path := write(t, c.doc)
+		got := postern(t, "check", "--config", path)
+		if said := strings.ReplaceAll(got.stderr, path, "postern.toml"); got.code != exitUsage || got.stdout != "" || said != c.want {
+			t.Errorf("exit %d\n%s%s", got.code, got.stdout, said)
+		}
+		got = postern(t, "check", "--config", path, "--format", "json")
+		var result checked
+		if err := json.Unmarshal([]byte(got.stdout), &result); err != nil || got.code != exitUsage || got.stderr != "" {
+			t.Errorf("%v, exit %d\n%s%s", err, got.code, got.stdout, got.stderr)
+		}
+		if result.Sound || len(result.Errors) != strings.Count(c.want, "\n") || result.Errors[0].Line == 0 || result.Rules != nil {
+			t.Errorf("%+v", result)
+		}
+	}
+}
+
+func TestCheckWarnsOfWhatWillBeAFaultSomeDay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		soon := edge
+		soon.NotAfter = time.Now().Add(10 * 24 * time.Hour)
+		path, _ := certified(t, `intercept.interfaces = ["lan0"]`+edgeOnly, soon)
+		got := postern(t, "check", "--config", path)
+		if want := "warning: " + path + `:4: tls.certificate "edge": cert: expires on 2000-01-11` + "\n"; got.code != exitFine || !strings.Contains(got.stdout, want) {
+			t.Errorf("exit %d\n%s", got.code, got.stdout)
+		}
+	})
+}
+
+func TestARuleHoldsThroughItsLastDayAndIsAFindingFromTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // the clock stands at 2000-01-01 00:00 UTC
+		today := time.Now().Format(time.DateOnly)
+		path := write(t, `intercept.interfaces = ["lan0"]
+[[rule]]
+name = "old"
+to_networks = ["192.0.2.1"]
+tls = "off"
+owner = "it"
+expires = `+today)
+		if got := postern(t, "check", "--config", path); got.code != exitFine || !strings.Contains(got.stdout, "until "+today) {
+			t.Errorf("exit %d\n%s", got.code, got.stdout)
+		}
+		time.Sleep(24 * time.Hour)
+		if got := postern(t, "check", "--config", path); got.code != exitFinding || !strings.Contains(got.stdout, "EXPIRED: its last day was "+today) {
+			t.Errorf("exit %d\n%s", got.code, got.stdout)
+		}
+	})
+}

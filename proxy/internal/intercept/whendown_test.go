@@ -1,0 +1,269 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"postern/proxy/proxytest/netlab"
+)
+
+// Ports that a client used through Postern and uses again. Their connections
+// are in TIME_WAIT on the gateway, which is what makes this hard.
+const firstReused, lastReused = 40000, 40011
+
+// useThroughPostern leaves the reused ports in TIME_WAIT.
+func useThroughPostern(t *testing.T, n *netlab.Network, client, server netip.Addr) {
+	t.Helper()
+	for port := uint16(firstReused); port <= lastReused; port++ {
+		v := mustCall(t, n.Client, at(client, port), at(server, smtp))
+		if !v.wasIntercepted() {
+			t.Fatal("the connection was not intercepted")
+		}
+		if err := v.serverCloses(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// directFromReusedPorts wants every one to reach the server itself.
+func directFromReusedPorts(t *testing.T, n *netlab.Network, client, server netip.Addr) {
+	t.Helper()
+	for port := uint16(firstReused); port <= lastReused; port++ {
+		v, err := call(n.Client, at(client, port), at(server, smtp))
+		if err != nil {
+			t.Errorf("from reused port %d: %v", port, err)
+			continue
+		}
+		if v.wasIntercepted() {
+			t.Errorf("from reused port %d: the server sees %s", port, v.seen)
+		}
+		if err := errors.Join(v.say("hello"), v.Close()); err != nil {
+			t.Errorf("from reused port %d: %v", port, err)
+		}
+	}
+}
+
+func TestReusedPortsGetAResetUnderBlockAfterTheListenerIsKilled(t *testing.T) {
+	n := routed(t)
+	plan := tproxyPlan()
+	up(t, n.Gateway, plan)
+	families(t, n, func(t *testing.T, client, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		r := startRelay(t, n.Gateway, plan)
+		useThroughPostern(t, n, client, server)
+		r.kill()
+		for port := uint16(firstReused); port <= lastReused; port++ {
+			v, err := call(n.Client, at(client, port), at(server, smtp))
+			if !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("from reused port %d: %v, want a reset", port, err)
+			}
+			if err == nil {
+				_ = v.Close()
+			}
+		}
+	})
+}
+
+func TestReusedPortsReachTheServerUnderPassAfterTheListenerIsKilled(t *testing.T) {
+	n := routed(t)
+	plan := tproxyPlan()
+	plan.WhenDown = Pass
+	up(t, n.Gateway, plan)
+	families(t, n, func(t *testing.T, client, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		r := startRelay(t, n.Gateway, plan)
+		useThroughPostern(t, n, client, server)
+		r.kill()
+		directFromReusedPorts(t, n, client, server)
+	})
+}
+
+func TestReusedPortsAreServedAgainWhileTheListenerLives(t *testing.T) {
+	n := routed(t)
+	plan := tproxyPlan()
+	up(t, n.Gateway, plan)
+	startRelay(t, n.Gateway, plan)
+	families(t, n, func(t *testing.T, client, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		useThroughPostern(t, n, client, server)
+		useThroughPostern(t, n, client, server)
+	})
+}
+
+func TestConnectionsAreResetUnderRedirectWhileNothingListens(t *testing.T) {
+	n := routed(t)
+	up(t, n.Gateway, redirectPlan())
+	families(t, n, func(t *testing.T, client, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		if _, err := call(n.Client, anyPort, at(server, smtp)); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%v, want a reset", err)
+		}
+	})
+}
+
+// down takes the first step of Down and stops there: the context that has ended
+// keeps it from waiting.
+func downFirstStep(t *testing.T, host *netlab.Host) {
+	t.Helper()
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	err := host.Do(func() error { return Down(over, DefaultLinger) })
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want to be told that the rest stays", err)
+	}
+}
+
+func downWholly(t *testing.T, host *netlab.Host) {
+	t.Helper()
+	if err := host.Do(func() error { return Down(context.Background(), 0) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReusedPortsReachTheServerOnceInterceptionIsTakenDown(t *testing.T) {
+	for _, whenDown := range []WhenDown{Pass, Block} {
+		t.Run(string(whenDown), func(t *testing.T) {
+			n := routed(t)
+			plan := tproxyPlan()
+			plan.WhenDown = whenDown
+			families(t, n, func(t *testing.T, client, server netip.Addr) {
+				up(t, n.Gateway, plan)
+				echo(t, n.Server, at(server, smtp))
+				r := startRelay(t, n.Gateway, plan)
+				useThroughPostern(t, n, client, server)
+				downFirstStep(t, n.Gateway)
+				if state := show(t, n.Gateway, plan); state.Taking || !state.Lingering || state.Agrees {
+					t.Errorf("state %+v, want it to linger", state)
+				}
+				directFromReusedPorts(t, n, client, server)
+				r.kill()
+				downWholly(t, n.Gateway)
+			})
+		})
+	}
+}
+
+func TestConnectionsUnderWayGoOnWhileInterceptionIsTakenDown(t *testing.T) {
+	for _, plan := range []Plan{tproxyPlan(), redirectPlan()} {
+		t.Run(string(plan.Method), func(t *testing.T) {
+			n := routed(t)
+			families(t, n, func(t *testing.T, client, server netip.Addr) {
+				up(t, n.Gateway, plan)
+				echo(t, n.Server, at(server, smtp))
+				r := startRelay(t, n.Gateway, plan)
+				v := mustCall(t, n.Client, anyPort, at(server, smtp))
+				downFirstStep(t, n.Gateway)
+				r.stopListening()
+				if err := v.say("still there"); err != nil {
+					t.Error(err)
+				}
+				if direct := mustCall(t, n.Client, anyPort, at(server, smtp)); direct.wasIntercepted() {
+					t.Error("a new connection was still intercepted")
+				}
+				downWholly(t, n.Gateway)
+			})
+		})
+	}
+}
+
+func TestDownWaitsUntilTheLastConnectionsMayBeForgotten(t *testing.T) {
+	n := routed(t)
+	plan := tproxyPlan()
+	up(t, n.Gateway, plan)
+	const linger = 300 * time.Millisecond
+	began := time.Now()
+	if err := n.Gateway.Do(func() error { return Down(context.Background(), linger) }); err != nil {
+		t.Fatal(err)
+	}
+	if waited := time.Since(began); waited < linger {
+		t.Errorf("it waited %v, want %v", waited, linger)
+	}
+	if state := show(t, n.Gateway, plan); state.Taking || state.Lingering {
+		t.Errorf("%+v", state)
+	}
+	// Where nothing stands there is nothing to wait for.
+	if err := n.Gateway.Do(func() error { return Down(within(t, patience), time.Hour) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDownLeavesAnUpThatCameInBetweenAlone(t *testing.T) {
+	n := routed(t)
+	plan := tproxyPlan()
+	up(t, n.Gateway, plan)
+	downFirstStep(t, n.Gateway)
+	up(t, n.Gateway, plan)
+	// What Down does once it has waited:
+	err := n.Gateway.Do(func() error {
+		_, again, err := inForce()
+		if !again {
+			t.Error("the new plan went unnoticed")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state := show(t, n.Gateway, plan); !state.Taking || !state.Agrees {
+		t.Errorf("state %+v", state)
+	}
+}
+
+func TestConnectionsFromBeforeGoOnUndisturbed(t *testing.T) {
+	for _, plan := range []Plan{tproxyPlan(), redirectPlan()} {
+		t.Run(string(plan.Method), func(t *testing.T) {
+			n := routed(t)
+			families(t, n, func(t *testing.T, client, server netip.Addr) {
+				echo(t, n.Server, at(server, smtp))
+				before := mustCall(t, n.Client, anyPort, at(server, smtp))
+				up(t, n.Gateway, plan)
+				if err := before.say("with rules and nobody listening"); err != nil {
+					t.Error(err)
+				}
+				startRelay(t, n.Gateway, plan)
+				if err := before.say("with somebody listening"); err != nil {
+					t.Error(err)
+				}
+				if after := mustCall(t, n.Client, anyPort, at(server, smtp)); !after.wasIntercepted() {
+					t.Error("a new connection was not intercepted")
+				}
+				if err := before.say("beside an intercepted one"); err != nil {
+					t.Error(err)
+				}
+				downWholly(t, n.Gateway)
+			})
+		})
+	}
+}
+
+func TestConnectionsThatPassLetThroughOutliveTheListenersReturn(t *testing.T) {
+	n := routed(t)
+	plan := tproxyPlan()
+	plan.WhenDown = Pass
+	up(t, n.Gateway, plan)
+	families(t, n, func(t *testing.T, client, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		passed := mustCall(t, n.Client, anyPort, at(server, smtp))
+		if passed.wasIntercepted() {
+			t.Fatal("intercepted by nobody")
+		}
+		for range 2 {
+			r := startRelay(t, n.Gateway, plan)
+			if err := passed.say("after a start"); err != nil {
+				t.Error(err)
+			}
+			if v := mustCall(t, n.Client, anyPort, at(server, smtp)); !v.wasIntercepted() {
+				t.Error("a new connection was not intercepted")
+			}
+			r.kill()
+			if err := passed.say("after a kill"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
