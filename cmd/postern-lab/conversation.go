@@ -65,25 +65,26 @@ type result struct {
 // for in the lab.
 const patience = 30 * time.Second
 
-// hold holds the conversation and judges it. The error is about the lab, not
-// about Postern.
-func (c conversation) hold(ctx context.Context, l *lab, d *daemon) (result, error) {
-	r := result{conversation: c, token: newToken()}
+// hold holds the conversation and judges it. The error, without a result, is that
+// it could not be held, or that Postern wrote no record of it.
+func (c conversation) hold(ctx context.Context, l *lab, d *daemon) (*result, error) {
+	r := &result{conversation: c, token: newToken()}
 	mail := c.mail(r.token)
 	mail.From = r.sender()
 	r.content = mail.Content
 	conn, err := l.dial(ctx, c.from.address, c.to)
 	if err != nil {
-		return r, fmt.Errorf("%s: %w", c.title, err)
+		return nil, fmt.Errorf("%s: %w", c.title, err)
 	}
 	client := conn.LocalAddr().(*net.TCPAddr).AddrPort()
 	r.report = proxytest.Deliver(conn, proxytest.Delivery{
 		Name: c.from.name, HELO: c.from.helo, STARTTLS: c.from.starttls, TLS: c.from.tls,
 		Mails: []proxytest.Mail{mail}, Timeout: patience,
 	})
-	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-	if r.record, err = d.record(ctx, client); err != nil {
-		return r, fmt.Errorf("%s: %w", c.title, err)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if r.record, err = d.record(ctx, netip.AddrPortFrom(client.Addr().Unmap(), client.Port())); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.title, err)
 	}
 	r.arrivals = l.messages(r.sender())
 	r.judge(l)

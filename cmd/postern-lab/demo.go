@@ -106,19 +106,26 @@ func (p *play) acts(ctx context.Context, all senders) error {
 	return p.daemon.stop(ctx)
 }
 
-// hold holds conversations all at once, for none has to do with any other.
+// hold holds conversations all at once, for none has to do with any other. Of
+// those that came to no record nothing can be shown.
 func (p *play) hold(ctx context.Context, list []conversation) error {
 	results, errs := make([]*result, len(list)), make([]error, len(list))
 	var running sync.WaitGroup
 	for i, c := range list {
-		running.Go(func() {
-			r, err := c.hold(ctx, p.lab, p.daemon)
-			results[i], errs[i] = &r, err
-		})
+		running.Go(func() { results[i], errs[i] = c.hold(ctx, p.lab, p.daemon) })
 	}
 	running.Wait()
-	p.results = slices.Concat(p.results, results)
-	return errors.Join(errs...)
+	for _, r := range results {
+		if r != nil {
+			p.results = append(p.results, r)
+		}
+	}
+	failed := slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(failed) == 0 {
+		return nil
+	}
+	// They most likely have one cause.
+	return fmt.Errorf("%d conversations failed, this one first: %w", len(failed), failed[0])
 }
 
 // observe has the daemon go on with mode = "observe".
