@@ -40,7 +40,7 @@ type outcome struct {
 	verdict          string
 	reason           string // of the session, or of the recipient that was refused alone
 	rule             string // of the session
-	client, upstream string // legs: "none", "TLS 1.3", "failed TLS 1.0", "unknown"
+	client, upstream string // legs: "none", "TLS 1.3", "failed TLS 1.0"
 	verified         bool   // the upstream's certificate
 	// refusals are the beginnings of all 4xx and 5xx replies that the sender saw.
 	refusals []string

@@ -90,11 +90,8 @@ func (r record) refusedRecipient() (domain, reason, rule string) {
 
 // words tells a leg in one line.
 func (l leg) words() string {
-	switch l.State {
-	case "none":
+	if l.State == "none" {
 		return "in clear"
-	case "unknown":
-		return "never reached"
 	}
 	var parts []string
 	for _, part := range []string{l.Version, l.Cipher, l.Group} {

@@ -99,7 +99,7 @@ func faults(s senders) []conversation {
 			outcome{verdict: "defer", reason: "upstream-lost", rule: builtIn, client: "none", upstream: "TLS 1.3", verified: true,
 				refusals: []string{"421 4.4.2 mx.fragile.example: "}}},
 		{"A server that is not there", s.scanner, "mx.gone.example", to("info@gone.example"),
-			outcome{verdict: "defer", reason: "upstream-unreachable", rule: builtIn, client: "none", upstream: "unknown",
+			outcome{verdict: "defer", reason: "upstream-unreachable", rule: builtIn, client: "none", upstream: "none",
 				refusals: []string{"421 4.4.1 [203.0.113.19]: the server cannot be reached"}}},
 	}
 }

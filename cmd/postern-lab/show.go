@@ -86,7 +86,11 @@ func (p page) show(l *lab, number int, r *result) {
 	p.field("from", fmt.Sprintf("%s, %s: %s", r.from.name, r.from.address, r.from.about))
 	p.field("to", fmt.Sprintf("%s, %s: %s", to.name, to.address, to.about))
 	p.field("client", legOf(r.record.ClientTLS))
-	p.field("upstream", legOf(r.record.UpstreamTLS))
+	if r.record.Reason == "upstream-unreachable" {
+		p.field("upstream", "never reached")
+	} else {
+		p.field("upstream", legOf(r.record.UpstreamTLS))
+	}
 	p.field("verdict", r.verdict())
 	for _, refusal := range r.refusals() {
 		p.field("said", refusal)

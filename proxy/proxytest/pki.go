@@ -22,7 +22,8 @@ import (
 const (
 	authorityLife = 10 * 365 * 24 * time.Hour
 	leafLife      = 90 * 24 * time.Hour
-	backdated     = time.Hour // against clocks that differ a little
+	authorityAge  = 365 * 24 * time.Hour // so that a leaf that has expired was good once
+	backdated     = time.Hour            // against clocks that differ a little
 	rsaBits       = 2048
 )
 
@@ -76,7 +77,7 @@ func newAuthority(name string, parent *Authority) (Authority, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: name, Organization: []string{"proxytest"}},
-		NotBefore:             now.Add(-backdated),
+		NotBefore:             now.Add(-authorityAge),
 		NotAfter:              now.Add(authorityLife),
 		IsCA:                  true,
 		BasicConstraintsValid: true,

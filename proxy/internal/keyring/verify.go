@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"postern/enforce"
@@ -102,9 +103,10 @@ func dates(chain []*x509.Certificate, now time.Time) string {
 }
 
 func untrusted(err error) string {
+	why := strings.TrimPrefix(err.Error(), "x509: ")
 	var unknown x509.UnknownAuthorityError
 	if errors.As(err, &unknown) && unknown.Cert != nil {
-		return fmt.Sprintf("%v; issuer %q", err, unknown.Cert.Issuer)
+		return fmt.Sprintf("%s; issuer %q", why, unknown.Cert.Issuer)
 	}
-	return err.Error()
+	return why
 }

@@ -263,6 +263,7 @@ func (s *Session) settleUpstream(verb smtpwire.Verb, name string) (ok, went bool
 		stage = enforce.AfterEHLO
 	}
 	v := s.judge(stage, nil, false)
+	s.legReason = v.Reason
 	switch {
 	case s.speak(v):
 		s.refuseConnection(v)

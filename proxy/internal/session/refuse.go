@@ -114,7 +114,8 @@ func (s *Session) farewell(reply []byte) {
 }
 
 // outcome words policy and outcome of the upstream leg in the manner of Postfix:
-// "may:TLSv1.3", "encrypt!nostarttls".
+// "may:TLSv1.3", "encrypt!nostarttls". The reason is that of the verdict on the
+// leg, "" when it was allowed.
 func outcome(r *enforce.Rule, up enforce.Leg, reason enforce.Reason) string {
 	if r == nil {
 		return ""

@@ -82,16 +82,17 @@ type Session struct {
 	finals           atomic.Int32 // messages whose last octet went up and whose reply has not come
 
 	// Of the conversation; for the goroutine that reads the client.
-	rule     *enforce.Rule
-	conn     enforce.Connection
-	facts    enforce.Facts
-	caps     smtpwire.Capabilities // of the upstream, less what is never let through
-	name     string                // the upstream's own, by its banner; "" when that is no name
-	helo     string                // under which the upstream was last greeted
-	heloOnly bool                  // it refused EHLO
-	greeted  bool                  // the client was greeted in the present phase of its leg
-	heard    bool                  // the client has said something in it
-	pumping  bool                  // the other goroutine runs
+	rule      *enforce.Rule
+	conn      enforce.Connection
+	facts     enforce.Facts
+	legReason enforce.Reason        // why the upstream leg fell short of its connection rule
+	caps      smtpwire.Capabilities // of the upstream, less what is never let through
+	name      string                // the upstream's own, by its banner; "" when that is no name
+	helo      string                // under which the upstream was last greeted
+	heloOnly  bool                  // it refused EHLO
+	greeted   bool                  // the client was greeted in the present phase of its leg
+	heard     bool                  // the client has said something in it
+	pumping   bool                  // the other goroutine runs
 
 	// Of the order of things, guarded by the lock of replies.
 	replies
@@ -169,7 +170,10 @@ func (s *Session) writeRecord() {
 	s.rec.Duration = time.Since(s.rec.Start)
 	s.rec.ClientTLS.State = s.facts.Client.State
 	s.rec.UpstreamTLS.State = s.facts.Upstream.State
-	s.rec.TLS = outcome(s.rule, s.facts.Upstream, s.rec.Reason)
+	if s.facts.Upstream.State == enforce.StateUnknown {
+		s.rec.UpstreamTLS.State = enforce.StateNone // it did not come to any
+	}
+	s.rec.TLS = outcome(s.rule, s.facts.Upstream, s.legReason)
 	if s.rec.End == "" {
 		s.rec.End = "closed"
 	}
