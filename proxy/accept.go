@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,10 +24,10 @@ const (
 // accept takes connections from one listener until the server stops. Errors of
 // accepting, such as too many open files, are waited out: the connections stay in
 // the socket's queue meanwhile.
-func (s *Server) accept(l *net.TCPListener, alive *atomic.Int64) error {
+func (s *Server) accept(l *listener) error {
 	backoff := time.Duration(0)
 	for {
-		alive.Store(time.Now().UnixNano())
+		l.beat()
 		l.SetDeadline(time.Now().Add(beat))
 		conn, err := l.AcceptTCP()
 		switch {

@@ -24,8 +24,7 @@ type Server struct {
 	started Config // what a reload cannot change
 	current atomic.Pointer[snapshot]
 
-	listeners []*net.TCPListener
-	heartbeat []atomic.Int64 // of each accept loop: when it last came round, ns
+	listeners []*listener
 
 	stopping chan struct{} // closed by Shutdown
 	stop     sync.Once
@@ -35,6 +34,20 @@ type Server struct {
 	sources  map[netip.Addr]int // sessions by client, IPv6 by /64
 	running  sync.WaitGroup     // sessions
 }
+
+// A listener is a listening socket and its accept loop.
+type listener struct {
+	*net.TCPListener
+	round atomic.Int64 // when the loop last came round, ns
+}
+
+func (s *Server) add(l *net.TCPListener) {
+	one := &listener{TCPListener: l}
+	one.beat()
+	s.listeners = append(s.listeners, one)
+}
+
+func (l *listener) beat() { l.round.Store(time.Now().UnixNano()) }
 
 // NewServer makes a server that goes by config. The error joins everything that
 // is wrong with the files that config names, each with the methods ConfigKey and
@@ -74,7 +87,7 @@ func (s *Server) Listen(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("listen %s: %w", address, err), s.closeListeners())
 		}
-		s.listeners = append(s.listeners, l)
+		s.add(l)
 	}
 	return nil
 }
@@ -86,7 +99,7 @@ func (s *Server) Adopt(listeners []*net.TCPListener) error {
 		if err := s.gate.Adopt(l); err != nil {
 			return err
 		}
-		s.listeners = append(s.listeners, l)
+		s.add(l)
 	}
 	return nil
 }
@@ -106,11 +119,10 @@ func (s *Server) Serve() error {
 	if len(s.listeners) == 0 {
 		return errors.New("no listening socket")
 	}
-	s.heartbeat = make([]atomic.Int64, len(s.listeners))
 	broken := make(chan error, len(s.listeners))
 	var loops sync.WaitGroup
-	for i, l := range s.listeners {
-		loops.Go(func() { broken <- s.accept(l, &s.heartbeat[i]) })
+	for _, l := range s.listeners {
+		loops.Go(func() { broken <- s.accept(l) })
 	}
 	loops.Go(s.remindOfExpired)
 	var err error
@@ -234,10 +246,9 @@ func (s *Server) Check(ctx context.Context) error {
 		return nil // draining has limits of its own
 	default:
 	}
-	for i := range s.heartbeat {
-		last := time.Unix(0, s.heartbeat[i].Load())
-		if silent := time.Since(last); silent > 3*beat {
-			return fmt.Errorf("accept loop %d has been silent for %s", i, silent.Round(time.Second))
+	for _, l := range s.listeners {
+		if silent := time.Since(time.Unix(0, l.round.Load())); silent > 3*beat {
+			return fmt.Errorf("accepting on %s has been silent for %s", l.Addr(), silent.Round(time.Second))
 		}
 	}
 	got := make(chan struct{})

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -382,3 +383,5 @@ func testCertificate(name string) *tls.Certificate {
 func failingDial(context.Context) (net.Conn, error) {
 	return nil, &net.OpError{Op: "dial", Err: net.ErrClosed}
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -369,7 +369,7 @@ func (s *Session) lost(err error) {
 		return
 	}
 	how := leg.EndingOf(err)
-	atRest := len(s.queue) == 0 && s.tx == nil && !s.inContent
+	atRest := s.pumping && len(s.queue) == 0 && s.tx == nil && !s.inContent
 	if leg.IsWire(err) {
 		s.blameLocked(enforce.ProtocolError, "upstream: "+err.Error())
 		s.toClient(s.words(421, enforce.ProtocolError, enforce.Defer, "the server sent what is no reply"))

@@ -141,8 +141,8 @@ func (s *Session) finish() {
 	s.cancel()
 	s.closeUpstream()
 	s.client.Flush()
+	s.writeRecord() // before waiting for the client to take its last reply
 	s.client.Linger()
-	s.writeRecord()
 }
 
 // closeUpstream ends the upstream leg, politely where it is at rest.
