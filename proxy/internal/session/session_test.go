@@ -406,12 +406,14 @@ func TestFallingBackToClearNeedsANewConnection(t *testing.T) {
 }
 
 func TestAPeerThatSpeaksAnotherProtocolIsHungUpOn(t *testing.T) {
-	for _, said := range []string{"GET / HTTP/1.1\r\n", "\x16\x03\x01\x02\x00\x01\x00"} {
-		b := newBench(t, options{})
-		b.server().say("220 mx.example.net\n")
-		b.client.hears("220 mx.example.net")
-		b.client.raws(said)
-		b.client.hearsEnd()
-		wantFields(t, b.record(), map[string]string{"reason": "protocol-error", "end": "not SMTP"})
+	for name, said := range map[string]string{"HTTP": "GET / HTTP/1.1\r\n", "TLS": "\x16\x03\x01\x02\x00\x01\x00"} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, options{})
+			b.server().say("220 mx.example.net\n")
+			b.client.hears("220 mx.example.net")
+			b.client.raws(said)
+			b.client.hearsEnd()
+			wantFields(t, b.record(), map[string]string{"reason": "protocol-error", "end": "not SMTP"})
+		})
 	}
 }
