@@ -132,14 +132,12 @@ func (s *Server) dismiss(one *session.Session) {
 }
 
 // dial returns how a session connects to its upstream: where the client meant to
-// go, or where the configuration sends everybody.
+// go, or where the configuration sends everybody, which has to be looked up once.
 func (s *Server) dial(snap *snapshot, arrival intercept.Arrival) session.Dial {
-	if snap.upstream == "" {
-		return func(ctx context.Context) (net.Conn, error) {
-			return connOrError(s.gate.Dial(ctx, arrival.Client, arrival.Destination))
+	return func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+		if to.IsValid() {
+			return connOrError(s.gate.Dial(ctx, arrival.Client, to))
 		}
-	}
-	return func(ctx context.Context) (net.Conn, error) {
 		return s.dialNamed(ctx, arrival.Client, snap.upstream)
 	}
 }

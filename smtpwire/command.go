@@ -26,12 +26,14 @@ const (
 	ETRN     Verb = "ETRN"     // RFC 1985
 	TURN     Verb = "TURN"     // RFC 821, withdrawn
 	ATRN     Verb = "ATRN"     // RFC 2645
+	XCLIENT  Verb = "XCLIENT"  // of Postfix, as is the next
+	XFORWARD Verb = "XFORWARD"
 )
 
 var verbs = func() map[string]Verb {
 	m := make(map[string]Verb)
 	for _, v := range []Verb{EHLO, HELO, MAIL, RCPT, DATA, BDAT, RSET, VRFY, EXPN,
-		HELP, NOOP, QUIT, AUTH, STARTTLS, ETRN, TURN, ATRN} {
+		HELP, NOOP, QUIT, AUTH, STARTTLS, ETRN, TURN, ATRN, XCLIENT, XFORWARD} {
 		m[string(v)] = v
 	}
 	return m

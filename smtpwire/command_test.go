@@ -11,7 +11,7 @@ func TestAVerbIsTheWholeWord(t *testing.T) {
 	for line, want := range map[string]Verb{
 		"DATA": DATA, "data": DATA, "dAtA ": DATA, "DATAX": Unknown, "DAT": Unknown, "": Unknown,
 		"STARTTLS": STARTTLS, "STARTTLSX": Unknown, "STARTTLS x": STARTTLS, "MAIL\tFROM:<>": Unknown,
-		"EHLO a": EHLO, " EHLO a": Unknown, "EHLO\u00e9": Unknown, "XCLIENT NAME=a": Unknown,
+		"EHLO a": EHLO, " EHLO a": Unknown, "EHLO\u00e9": Unknown, "XCLIENT NAME=a": XCLIENT,
 	} {
 		cmd, err := ParseCommand([]byte(line))
 		if cmd.Verb != want || err != nil {

@@ -1,6 +1,10 @@
 package smtpwire
 
-import "bytes"
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+)
 
 // A Path is the address in MAIL FROM or RCPT TO. The local part is not kept: no
 // rule looks at it and no log may have it.
@@ -150,11 +154,24 @@ func (s *scanner) quoted() error {
 
 func (s *scanner) literal(path *Path) error {
 	text := s.take(func(c byte) bool { return c != ']' && c > ' ' && c != '<' && c != '>' && c != '@' })
-	if len(text) > 128 || !s.skip(']') {
+	if !s.skip(']') {
 		return SyntaxError("\"]\" expected behind the address literal")
+	}
+	if !isAddress(string(text[1:])) {
+		// Some servers take a name in brackets for the host of that name, which
+		// would have it pass for no domain here.
+		return SyntaxError("address expected in brackets")
 	}
 	path.Domain, path.Literal = string(text)+"]", true
 	return nil
+}
+
+// isAddress reports whether text is what RFC 5321 §4.1.3 has in an address
+// literal: an IPv4 address, or "IPv6:" and one. No other kind was ever defined.
+func isAddress(text string) bool {
+	six, tagged := strings.CutPrefix(strings.ToLower(text), "ipv6:")
+	a, err := netip.ParseAddr(six)
+	return err == nil && a.Zone() == "" && a.Is6() == tagged
 }
 
 // params reads what follows the path. RFC 5321 §4.1.2: keyword, optionally "="

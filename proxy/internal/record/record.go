@@ -8,6 +8,7 @@ package record
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -43,16 +44,18 @@ type Record struct {
 	ClientTLS   Leg
 	UpstreamTLS Leg
 
-	Transactions []*Transaction
-	Omitted      int // transactions beyond MaxTransactions
+	Transactions []*Transaction // see Begin
+	kept         int            // entries of all of them
+	omitted      int            // beyond MaxEntries
 
 	In, Out  int64 // octets read from and written to the client, inside TLS where it has it
 	Duration time.Duration
 	End      string // how it ended, in a few words
 }
 
-// MaxTransactions bounds how many transactions of a session are kept.
-const MaxTransactions = 1000
+// MaxEntries bounds how many transactions, recipient domains and refusals of a
+// session are kept, all together; of the others only the number is.
+const MaxEntries = 4000
 
 // A Peer is one of the two whom a session connects.
 type Peer struct {
@@ -92,6 +95,41 @@ type Transaction struct {
 	Refused     []Refused
 	Bytes       int64  // of message content, as it was sent upstream
 	Reply       string // the upstream's to the end of the message, redacted
+
+	record *Record
+}
+
+// Begin adds a transaction to the record.
+func (r *Record) Begin(mailDomain string) *Transaction {
+	t := &Transaction{MailDomain: mailDomain, record: r}
+	if r.room() {
+		r.Transactions = append(r.Transactions, t)
+	}
+	return t
+}
+
+func (r *Record) room() bool {
+	if r.kept == MaxEntries {
+		r.omitted++
+		return false
+	}
+	r.kept++
+	return true
+}
+
+// Accept notes a recipient that the upstream accepted.
+func (t *Transaction) Accept(domain string) {
+	t.Accepted++
+	if !slices.Contains(t.RcptDomains, domain) && t.record.room() {
+		t.RcptDomains = append(t.RcptDomains, domain)
+	}
+}
+
+// Refuse notes a sender or recipient that was refused.
+func (t *Transaction) Refuse(r Refused) {
+	if t.record.room() {
+		t.Refused = append(t.Refused, r)
+	}
 }
 
 // Refused is one sender or recipient that was refused.
@@ -102,9 +140,13 @@ type Refused struct {
 	Reply  string // the codes of the upstream, where it was the one to refuse
 }
 
-// Emit writes r to log.
+// Emit writes r to log, whatever the log's level: that bounds what is told of the
+// program, and a record is what the program is for.
 func (r *Record) Emit(log *zap.Logger) {
-	log.Info(Message, zap.Inline(r))
+	e := zapcore.Entry{Level: zapcore.InfoLevel, Time: time.Now(), Message: Message}
+	if err := log.Core().Write(e, []zapcore.Field{zap.Inline(r)}); err != nil {
+		log.Error("a record could not be written", zap.String("session", r.Session), zap.Error(err))
+	}
 }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
@@ -128,8 +170,8 @@ func (r *Record) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	o.obj("client_tls", func(o object) { r.ClientTLS.marshal(o, true) })
 	o.obj("upstream_tls", func(o object) { r.UpstreamTLS.marshal(o, false) })
 	enc.AddArray("transactions", transactions(r.Transactions))
-	if r.Omitted > 0 {
-		enc.AddInt("transactions_omitted", r.Omitted)
+	if r.omitted > 0 {
+		enc.AddInt("omitted", r.omitted)
 	}
 	o.obj("bytes", func(o object) {
 		o.enc.AddInt64("in", r.In)

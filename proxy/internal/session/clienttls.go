@@ -51,6 +51,9 @@ func (s *Session) startTLS(cmd smtpwire.Command) bool {
 // nothing is ever written in clear behind it.
 func (s *Session) clientHandshake() bool {
 	h, err := s.handOver()
+	if h == nil {
+		return false // the upstream has ended the session, and the client knows
+	}
 	s.clientFacts(h, err)
 	if err == nil {
 		s.greeted, s.heard = false, false
@@ -65,7 +68,6 @@ func (s *Session) clientHandshake() bool {
 	s.mu.Lock()
 	s.stage = enforce.AfterClientTLS
 	s.blameLocked(f.Failure, f.Detail)
-	s.told = true
 	s.mu.Unlock()
 	if s.snap.Observe && h.Hello != nil && !s.aborted.Load() && declined(err) {
 		s.passThrough("EHLO "+s.helo, h.Hello)
@@ -77,10 +79,13 @@ func (s *Session) clientHandshake() bool {
 
 // handOver runs the handshake and puts the TLS phase in place of the clear one.
 // The lock is held all the while: a word of the upstream's in between would be
-// written into the handshake.
+// written into the handshake, and one behind a failed handshake in clear.
 func (s *Session) handOver() (*leg.Handshake, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.over {
+		return nil, leg.ErrAborted
+	}
 	s.toClient([]byte(sayReady))
 	secure, h, err := s.client.StartServer(s.clientConfig(), s.snap.Timeouts.Handshake)
 	if err == nil {
@@ -91,6 +96,7 @@ func (s *Session) handOver() (*leg.Handshake, error) {
 			secure.Abort()
 		}
 	}
+	s.told = err != nil
 	return h, err
 }
 

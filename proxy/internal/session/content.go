@@ -155,6 +155,7 @@ func (s *Session) bdat(cmd smtpwire.Command) bool {
 	size, last, err := smtpwire.ParseBDAT(cmd.Arg)
 	if err != nil {
 		// Nobody knows where the next command begins.
+		s.hearOut()
 		s.blame(enforce.ProtocolError, "BDAT: "+err.Error())
 		s.say([]byte(sayBadSyntax + "BDAT: " + err.Error() + "\r\n"))
 		s.end("protocol error")
@@ -173,7 +174,7 @@ func (s *Session) bdat(cmd smtpwire.Command) bool {
 		return false
 	}
 	tx.chunked = true
-	e := &expected{kind: final, tx: tx, last: last}
+	e := &expected{kind: final, tx: tx, last: last, chunk: true}
 	s.mu.Lock()
 	s.inContent = true
 	s.mu.Unlock()

@@ -51,8 +51,10 @@ func (s *Session) handle(cmd smtpwire.Command) bool {
 		s.forward(cmd.Line, &expected{kind: quit})
 		s.settle()
 		return false
-	case smtpwire.TURN, smtpwire.ATRN:
-		s.say([]byte(sayNotOffered)) // they turn the session round, and with it who is judged
+	case smtpwire.TURN, smtpwire.ATRN, smtpwire.XCLIENT, smtpwire.XFORWARD:
+		// They turn the session round, or have the upstream take one client for
+		// another: who is judged would not be who sends.
+		s.say([]byte(sayNotOffered))
 	default:
 		s.say([]byte(sayUnknown))
 	}
@@ -171,6 +173,7 @@ func (s *Session) clientGone(err error) {
 
 // refuseWire ends the session with a client that broke a rule of the wire.
 func (s *Session) refuseWire(reason enforce.Reason, detail string) {
+	s.hearOut()
 	v := enforce.Verdict{Action: enforce.Reject, Failure: enforce.Failure{Reason: reason, Detail: detail}}
 	v.Failures = []enforce.Failure{v.Failure}
 	s.mu.Lock()
@@ -180,8 +183,17 @@ func (s *Session) refuseWire(reason enforce.Reason, detail string) {
 	s.lastWord(s.words(500, reason, v.Action, detail))
 }
 
+// hearOut waits for what the upstream still owes: a message may be among it that
+// it has accepted, whatever came behind.
+func (s *Session) hearOut() {
+	if s.pumping {
+		s.settle()
+	}
+}
+
 // notSMTP hangs up on a peer that speaks another protocol; it is told nothing.
 func (s *Session) notSMTP() {
+	s.hearOut()
 	s.blame(enforce.ProtocolError, "not SMTP")
 	s.end("not SMTP")
 }

@@ -18,8 +18,8 @@ type transaction struct {
 	sender   enforce.Address
 	answered bool // the upstream has replied to MAIL
 	refused  bool // and refused it
-	rcpts    int  // recipients sent upstream
-	live     int  // of these, accepted or not yet answered
+	rcpts    int  // RCPTs, whatever became of them
+	live     int  // recipients sent upstream that were accepted or not yet answered
 	chunked  bool // BDAT has begun
 	rec      *record.Transaction
 }
@@ -27,23 +27,17 @@ type transaction struct {
 // refuse notes that the upstream refused the sender.
 func (t *transaction) refuse(reply smtpwire.Reply) {
 	t.refused = true
-	t.rec.Refused = append(t.rec.Refused, record.Refused{Domain: t.rec.MailDomain, Reply: codes(reply)})
+	t.rec.Refuse(record.Refused{Domain: t.rec.MailDomain, Reply: codes(reply)})
 }
 
 // recipient notes the reply to one RCPT.
 func (t *transaction) recipient(domain string, reply smtpwire.Reply) {
 	if reply.Positive() {
-		t.rec.Accepted++
-		for _, have := range t.rec.RcptDomains {
-			if have == domain {
-				return
-			}
-		}
-		t.rec.RcptDomains = append(t.rec.RcptDomains, domain)
+		t.rec.Accept(domain)
 		return
 	}
 	t.live--
-	t.rec.Refused = append(t.rec.Refused, record.Refused{Domain: domain, Reply: codes(reply)})
+	t.rec.Refuse(record.Refused{Domain: domain, Reply: codes(reply)})
 }
 
 // finished notes the reply to the end of a message, or to a chunk of it.
@@ -80,6 +74,13 @@ func (s *Session) begin(tx *transaction, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tx, s.fresh = tx, fresh
+}
+
+// sure notes that the upstream has been reset, and said so.
+func (s *Session) sure() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.uncertain = false
 }
 
 // unsure reports whether it takes the upstream's replies to know what envelope
@@ -121,25 +122,19 @@ func (s *Session) mail(cmd smtpwire.Command) {
 	}
 	rule := s.snap.Policy.EnvelopeRule(s.conn, &sender, nil, time.Now())
 	v := s.judge(enforce.AtMail, rule, requireTLS)
-	rec := &record.Transaction{MailDomain: shown}
-	s.remember(rec)
+	s.mu.Lock()
+	rec := s.rec.Begin(shown)
 	if s.speak(v) {
-		rec.Refused = append(rec.Refused, record.Refused{Domain: shown, Rule: v.Rule, Reason: v.Reason})
+		rec.Refuse(record.Refused{Domain: shown, Rule: v.Rule, Reason: v.Reason})
+	}
+	s.mu.Unlock()
+	if s.speak(v) {
 		s.say(s.refusal(v.Reason.Codes(v.Action), v.Reason, v.Detail))
 		return
 	}
 	tx := &transaction{sender: sender, rec: rec}
 	s.begin(tx, false)
 	s.forward(cmd.Line, &expected{kind: mail, tx: tx})
-}
-
-// remember adds a transaction to the record, as far as it may grow.
-func (s *Session) remember(t *record.Transaction) {
-	if len(s.rec.Transactions) >= record.MaxTransactions {
-		s.rec.Omitted++
-		return
-	}
-	s.rec.Transactions = append(s.rec.Transactions, t)
 }
 
 // params refuses what belongs to an extension that is not offered, and finds
@@ -167,7 +162,7 @@ func (s *Session) rcpt(cmd smtpwire.Command) {
 		s.say([]byte(sayNeedMail))
 		return
 	}
-	if tx.rcpts >= s.snap.Limits.Recipients {
+	if tx.rcpts++; tx.rcpts > s.snap.Limits.Recipients {
 		s.say([]byte(sayTooManyRcpt))
 		return
 	}
@@ -188,13 +183,12 @@ func (s *Session) rcpt(cmd smtpwire.Command) {
 	v := s.judge(enforce.AtRcpt, rule, false)
 	if s.speak(v) {
 		s.mu.Lock()
-		tx.rec.Refused = append(tx.rec.Refused, record.Refused{Domain: shown, Rule: v.Rule, Reason: v.Reason})
+		tx.rec.Refuse(record.Refused{Domain: shown, Rule: v.Rule, Reason: v.Reason})
 		s.mu.Unlock()
 		s.say(s.refusal(v.Reason.Codes(v.Action), v.Reason, v.Detail))
 		return
 	}
 	s.mu.Lock()
-	tx.rcpts++
 	tx.live++
 	s.mu.Unlock()
 	s.forward(cmd.Line, &expected{kind: rcpt, tx: tx, domain: shown})

@@ -46,7 +46,7 @@ func FuzzSession(f *testing.F) {
 			Timeouts: Timeouts{Connect: time.Second, Handshake: time.Second, Command: time.Second, Data: time.Second, Final: time.Second},
 		}
 		near, far := tcpPair(t)
-		dial := func(context.Context) (net.Conn, error) {
+		dial := func(context.Context, netip.AddrPort) (net.Conn, error) {
 			ours, theirs := tcpPair(t)
 			go play(theirs, server)
 			return ours, nil

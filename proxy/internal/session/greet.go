@@ -41,7 +41,7 @@ func (s *Session) connect() bool {
 		s.lost(err)
 		return false
 	}
-	s.rec.Upstream.Banner = quote(string(banner.Text()))
+	s.rec.Upstream.Banner = record.Redact(string(banner.Text()), 200)
 	s.name = hostname(banner.Text())
 	switch {
 	case banner.Code == 220:
@@ -50,9 +50,13 @@ func (s *Session) connect() bool {
 	case banner.Code == 421:
 		s.end("upstream closed with 421")
 		s.lastWord(banner.Raw)
-	default:
+	case banner.Code/100 >= 4:
 		s.end("upstream refused the connection")
 		s.farewell(banner.Raw)
+	default:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.breakOff("upstream greeted with " + strconv.Itoa(banner.Code))
 	}
 	return false
 }
@@ -77,7 +81,7 @@ func remote(c *leg.Conn) netip.AddrPort {
 func (s *Session) open() (*leg.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.snap.Timeouts.Connect)
 	defer cancel()
-	conn, err := s.dial(ctx)
+	conn, err := s.dial(ctx, s.rec.Upstream.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -181,6 +185,10 @@ func (s *Session) exchange(line string) (reply smtpwire.Reply, ok bool) {
 	s.toUpstream([]byte(line), crlf)
 	s.flushBoth()
 	reply, err := s.readBanner()
+	if _, is := leg.RemoteAlert(err); is && s.confirming {
+		s.disproof = err
+		return reply, false
+	}
 	if err != nil {
 		s.lost(err)
 		return reply, false
@@ -205,7 +213,7 @@ func (s *Session) greet(cmd smtpwire.Command) bool {
 	if s.pumping && !s.settle() {
 		return false
 	}
-	s.rec.Client.Helo = quote(name)
+	s.rec.Client.Helo = record.Redact(name, 200)
 	if ok, went := s.hello(name); !ok {
 		return went
 	}
@@ -213,6 +221,7 @@ func (s *Session) greet(cmd smtpwire.Command) bool {
 		return went
 	}
 	s.begin(nil, true)
+	s.sure()
 	s.answer(cmd.Verb)
 	return true
 }
@@ -246,6 +255,7 @@ func (s *Session) hello(name string) (ok, went bool) {
 	if heloOnly {
 		s.caps.List = nil
 	}
+	s.facts.RequireTLSOffered = s.facts.Upstream.State == enforce.StateOK && s.caps.Has("REQUIRETLS")
 	return true, true
 }
 
@@ -315,30 +325,17 @@ func (s *Session) secure(name string) (ok, went bool) {
 		return true, true
 	}
 	s.setUpstream(secure)
-	reply, err = s.greetInside(name)
-	if alert, is := leg.RemoteAlert(err); is {
+	s.confirming = true
+	ok, went = s.hello(name)
+	s.confirming = false
+	if alert, is := leg.RemoteAlert(s.disproof); is {
 		// RFC 8446 §4.4.2.4: the server's answer to our side of the handshake
 		// comes behind it.
-		h.Err, h.Alert = err, alert
-		s.upstreamFacts(h, err)
+		h.Err, h.Alert = s.disproof, alert
+		s.upstreamFacts(h, s.disproof)
 		return true, true
 	}
-	if err != nil {
-		s.lost(err)
-		return false, false
-	}
-	if !reply.Positive() {
-		return false, s.passOn(reply)
-	}
-	s.caps, s.helo = smtpwire.ParseCapabilities(reply), name
-	s.facts.RequireTLSOffered = s.caps.Has("REQUIRETLS")
-	return true, true
-}
-
-func (s *Session) greetInside(name string) (smtpwire.Reply, error) {
-	s.toUpstream([]byte("EHLO "+name), crlf)
-	s.upstream.Flush()
-	return s.readBanner()
+	return ok, went
 }
 
 // fallBack dials the upstream again and leaves it in clear: the rule says so, and

@@ -42,7 +42,7 @@ type options struct {
 	rules    []enforce.Rule
 	floor    uint16
 	edit     func(*Snapshot)
-	dial     func(context.Context) (net.Conn, error)
+	dial     Dial
 	noVerify bool
 }
 
@@ -76,7 +76,7 @@ func newBench(t *testing.T, o options) *bench {
 	b.client = newPeer(t, "client", theirs)
 	dial := o.dial
 	if dial == nil {
-		dial = func(context.Context) (net.Conn, error) {
+		dial = func(context.Context, netip.AddrPort) (net.Conn, error) {
 			near, far := tcpPair(t)
 			b.servers <- newPeer(t, "server", far)
 			return near, nil
@@ -383,7 +383,7 @@ func testCertificate(name string) *tls.Certificate {
 	return have.(*tls.Certificate)
 }
 
-func failingDial(context.Context) (net.Conn, error) {
+func failingDial(context.Context, netip.AddrPort) (net.Conn, error) {
 	return nil, &net.OpError{Op: "dial", Err: net.ErrClosed}
 }
 

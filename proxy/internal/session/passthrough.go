@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"postern/enforce"
 )
 
 // passThrough ends Postern's part in an observed session in which it would stand
@@ -18,7 +20,7 @@ import (
 // which its handshake began.
 func (s *Session) passThrough(greeting string, hello []byte) {
 	s.mu.Lock()
-	s.over, s.told = true, true // replies come from the new connection now
+	s.over = true // replies come from the new connection now
 	s.mu.Unlock()
 	s.upstream.Close()
 	if s.pumping {
@@ -27,6 +29,7 @@ func (s *Session) passThrough(greeting string, hello []byte) {
 	}
 	if err := s.reintroduce(greeting, hello); err != nil {
 		s.end("passing through: " + quote(err.Error()))
+		s.lastWord(s.words(421, enforce.UpstreamUnreachable, enforce.Defer, "the server cannot be reached"))
 		return
 	}
 	s.splice()
@@ -112,6 +115,9 @@ func (p *pipe) pass(to, from net.Conn, first []byte) (n int64) {
 			}
 		}
 		from.SetReadDeadline(p.deadline())
+		if p.aborted.Load() {
+			break // the deadline may have been set over that of the abort
+		}
 		r, err := from.Read(buf)
 		if piece = buf[:r]; r > 0 {
 			continue

@@ -77,7 +77,8 @@ func (s *Session) deliver(reply smtpwire.Reply) bool {
 		e.wait <- smtpwire.Reply{Code: reply.Code, Raw: slices.Clone(reply.Raw)}
 	}
 	if e.kind == auth && reply.Intermediate() {
-		return s.flushClient(true) // its place is kept for what follows
+		e.paused, e.due = true, time.Time{} // its place is kept for what follows
+		return s.flushClient(true)
 	}
 	s.advance()
 	if reply.Code == 421 || e.kind == quit {
@@ -98,12 +99,26 @@ func (s *Session) advance() {
 	for ; n < len(s.queue) && s.queue[n].own != nil; n++ {
 		s.toClient(s.queue[n].own)
 	}
-	if s.queue = s.queue[n:]; len(s.queue) == 0 {
+	if s.queue = s.queue[n:]; len(s.queue) > 0 {
+		s.itsTurn(s.queue[0])
+	} else {
 		s.queue = nil
 		s.settled.Broadcast()
 		if s.draining.Load() {
 			s.client.Interrupt()
 		}
+	}
+}
+
+// itsTurn gives the upstream the whole time for a reply from when the one before
+// it came: it may answer commands one after the other. s.mu is held.
+func (s *Session) itsTurn(e *expected) {
+	limit := s.snap.Timeouts.Command
+	if e.kind == final {
+		limit = s.snap.Timeouts.Final
+	}
+	if !e.due.IsZero() {
+		e.due = time.Now().Add(limit)
 	}
 }
 
@@ -143,7 +158,7 @@ func (s *Session) note(e *expected, reply smtpwire.Reply) {
 	case final:
 		e.tx.finished(e, reply)
 		s.replied(e)
-		s.uncertain = s.uncertain || !e.last && !reply.Positive()
+		s.uncertain = s.uncertain || e.chunk && !reply.Positive()
 	case rset:
 		s.uncertain = !reply.Positive()
 	}
@@ -151,8 +166,8 @@ func (s *Session) note(e *expected, reply smtpwire.Reply) {
 
 // replied takes note that e is no longer waited for; s.mu is held.
 func (s *Session) replied(e *expected) {
-	if e.kind == final && e.sent {
-		s.finals.Add(-1)
+	if e.kind == final && e.sent && s.finals.Add(-1) == 0 && s.abortOwed.Load() {
+		s.abort()
 	}
 	e.over = true
 }
@@ -229,11 +244,12 @@ func (s *Session) stop(how string) {
 	s.endLocked(how)
 	s.hangUp()
 	s.flushClient(true)
+	s.told = true
 	s.client.Abort()
 }
 
 // hangUp ends the upstream leg and wakes whoever waits for it; s.mu is held. The
-// client is owed no more replies.
+// client is owed no more of its replies.
 func (s *Session) hangUp() {
 	if s.over {
 		return
@@ -241,7 +257,7 @@ func (s *Session) hangUp() {
 	for _, e := range s.queue {
 		s.replied(e)
 	}
-	s.queue, s.over, s.told = nil, true, true
+	s.queue, s.over = nil, true
 	close(s.dead)
 	s.settled.Broadcast()
 	s.upstream.Close()

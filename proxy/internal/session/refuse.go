@@ -84,12 +84,13 @@ func (s *Session) refuseConnection(v enforce.Verdict) {
 	s.farewell(s.words(554, v.Reason, v.Action, v.Detail))
 }
 
-// lastWord says reply and has the session end.
+// lastWord says reply, whatever the client was still owed, and nothing more.
 func (s *Session) lastWord(reply []byte) {
-	s.say(reply)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.toClient(reply)
 	s.flushClient(true)
+	s.told = true
 }
 
 // farewellTime is how long a client that was refused for good may take to quit.
@@ -101,7 +102,8 @@ func (s *Session) farewell(reply []byte) {
 	s.closeUpstream()
 	deadline := time.Now().Add(farewellTime)
 	for {
-		s.lastWord(reply)
+		s.say(reply)
+		s.flushBoth()
 		line, err := s.client.ReadCommand(s.snap.Limits.Line, time.Until(deadline))
 		if err != nil && leg.EndingOf(err) != leg.Broken || smtpwire.Foreign(line) {
 			return

@@ -30,12 +30,15 @@ type expected struct {
 	tx     *transaction
 	domain string // rcpt: the recipient's
 	last   bool   // final: of the last chunk, or of DATA
+	chunk  bool   // final: of BDAT
 	// sent: all that the reply answers has gone up. A message that is accepted
 	// before that was not accepted whole.
 	sent bool
-	over bool                // it has been answered
-	due  time.Time           // when waiting for it ends; zero: not yet to be waited for
-	wait chan smtpwire.Reply // nil, or whoever waits for it
+	over bool // it has been answered
+	// paused: auth was answered in part, and the client is to go on.
+	paused bool
+	due    time.Time           // when waiting for it ends; zero: not yet to be waited for
+	wait   chan smtpwire.Reply // nil, or whoever waits for it
 }
 
 // replies is the order in which the client hears replies, its own lock, and the
@@ -45,7 +48,7 @@ type replies struct {
 	settled   *sync.Cond  // the queue has become empty, or over
 	queue     []*expected // its head is always owed by the upstream
 	over      bool        // nothing more will come from the upstream
-	told      bool        // the client has been told that the session is over
+	told      bool        // nothing more may be said to the client
 	inContent bool        // message content is going up
 	pumpDone  chan struct{}
 	dead      chan struct{} // closed with over
@@ -62,18 +65,19 @@ func (r *replies) init() {
 func (s *Session) say(reply []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.told:
-	case len(s.queue) == 0:
+	if len(s.queue) == 0 {
 		s.toClient(reply)
-	default:
-		s.queue = append(s.queue, &expected{own: reply})
+		return
 	}
+	s.queue = append(s.queue, &expected{own: reply})
 }
 
-// toClient writes to the client; s.mu is held. That the client has gone is found
-// by reading from it.
+// toClient writes to the client, unless that has heard its last word; s.mu is
+// held. That the client has gone is found by reading from it.
 func (s *Session) toClient(p []byte) {
+	if s.told {
+		return
+	}
 	if err := s.client.Write(p); err != nil {
 		s.client.Abort()
 	}
@@ -144,12 +148,12 @@ func (s *Session) await(e *expected) (smtpwire.Reply, bool) {
 }
 
 // settle waits until the upstream owes nothing, and says whether it is still
-// there.
+// there. It does not wait for one that itself waits for the client.
 func (s *Session) settle() bool {
 	s.flushBoth()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.queue) > 0 && !s.over {
+	for len(s.queue) > 0 && !s.over && !s.queue[0].paused {
 		s.settled.Wait()
 	}
 	return !s.over
@@ -178,6 +182,6 @@ func (s *Session) owing() bool {
 func (s *Session) renew(e *expected) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.due = time.Now().Add(s.snap.Timeouts.Command)
+	e.paused, e.due = false, time.Now().Add(s.snap.Timeouts.Command)
 	s.upstream.SetReplyDeadline(s.deadline())
 }

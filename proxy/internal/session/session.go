@@ -60,9 +60,10 @@ type Arrival struct {
 	Interface string         // "" when not known
 }
 
-// A Dial connects to the upstream; it is asked again when a session needs a
-// second connection. The context ends when the time for it has.
-type Dial func(ctx context.Context) (net.Conn, error)
+// A Dial connects to the upstream. It is asked again when a session needs a
+// second connection, and is then given the address that the first one reached:
+// the rules were chosen for that. The context ends when the time for it has.
+type Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
 // A Session is one conversation, from accepted connection to record.
 type Session struct {
@@ -79,20 +80,26 @@ type Session struct {
 	client, upstream *leg.Conn
 	draining         atomic.Bool
 	aborted          atomic.Bool
+	abortOwed        atomic.Bool  // Abort was asked for when it could not be
 	finals           atomic.Int32 // messages whose last octet went up and whose reply has not come
 
 	// Of the conversation; for the goroutine that reads the client.
 	rule      *enforce.Rule
 	conn      enforce.Connection
+	meant     bool // the client itself meant the upstream's address
 	facts     enforce.Facts
 	legReason enforce.Reason        // why the upstream leg fell short of its connection rule
 	caps      smtpwire.Capabilities // of the upstream, less what is never let through
 	name      string                // the upstream's own, by its banner; "" when that is no name
 	helo      string                // under which the upstream was last greeted
 	heloOnly  bool                  // it refused EHLO
-	greeted   bool                  // the client was greeted in the present phase of its leg
-	heard     bool                  // the client has said something in it
-	pumping   bool                  // the other goroutine runs
+	// The upstream's TLS is confirmed by its first reply inside; disproof is the
+	// alert that came in its place.
+	confirming bool
+	disproof   error
+	greeted    bool // the client was greeted in the present phase of its leg
+	heard      bool // the client has said something in it
+	pumping    bool // the other goroutine runs
 
 	// Of the order of things, guarded by the lock of replies.
 	replies
@@ -108,6 +115,7 @@ func New(snap *Snapshot, arrival Arrival, dial Dial, log *zap.Logger) *Session {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.client = leg.New(arrival.Conn, snap.Timeouts.Command)
 	s.replies.init()
+	s.meant = arrival.Upstream.IsValid()
 	s.rec = record.Record{
 		Session:    newID(),
 		Start:      time.Now(),
@@ -190,13 +198,17 @@ func (s *Session) Drain() {
 }
 
 // Abort ends the session now, unless it waits for the reply to a message that
-// has gone up whole: giving that up could make the sender deliver it twice. It
-// may be called from any goroutine.
+// has gone up whole: giving that up could make the sender deliver it twice. Then
+// it ends with that reply. It may be called from any goroutine.
 func (s *Session) Abort() {
 	s.draining.Store(true)
-	if s.finals.Load() > 0 {
-		return
+	s.abortOwed.Store(true) // first, so that the last reply sees it or is seen here
+	if s.finals.Load() == 0 {
+		s.abort()
 	}
+}
+
+func (s *Session) abort() {
 	s.aborted.Store(true)
 	s.cancel()
 	s.ctl.Lock()

@@ -316,7 +316,7 @@ func TestADrainWaitsForTheMessageAndThenSays421(t *testing.T) {
 	up.say("250 ok\n")
 	b.client.hears("250 ok", "421 4.3.2 …")
 	b.client.hearsEnd()
-	wantFields(t, b.record(), map[string]string{"verdict": "allow", "end": "drained"})
+	wantFields(t, b.record(), map[string]string{"verdict": "allow", "end": "stopped"})
 }
 
 func TestADrainEndsAnIdleDialogueAtOnce(t *testing.T) {

@@ -57,12 +57,13 @@ func (s *Session) shuttingDown() []byte {
 	return []byte("421 4.3.2 " + s.nameForReplies() + ": service is shutting down [" + s.rec.Session + "]\r\n")
 }
 
-// nameForReplies is the upstream's name as the client knows it.
+// nameForReplies is the upstream's name as the client knows it. An address that
+// the client did not name itself is none of its business.
 func (s *Session) nameForReplies() string {
 	if s.name != "" {
 		return s.name
 	}
-	if a := s.rec.Upstream.Address; a.IsValid() {
+	if a := s.rec.Upstream.Address; s.meant {
 		return "[" + a.Addr().String() + "]"
 	}
 	return "server"

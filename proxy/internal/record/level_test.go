@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestReviewTheRecordIsWrittenAtEveryLogLevel(t *testing.T) {
+func TestTheRecordIsWrittenAtEveryLogLevel(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	l, err := NewLog("json", name, "warn")
 	if err != nil {
