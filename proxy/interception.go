@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"postern/proxy/internal/intercept"
@@ -36,6 +37,24 @@ const DefaultLinger = intercept.DefaultLinger
 // CheckInterception reports what config asks of interception that cannot be, as
 // far as that is known without looking at the machine.
 func CheckInterception(config Config) error { return plan(config).Validate() }
+
+// InterceptionChanges names the keys by which the kernel would have to be told
+// anew, since was was put in force: a reload of the server does not do that.
+func InterceptionChanges(was, is Config) []string {
+	var keys []string
+	note := func(key string, same bool) {
+		if !same {
+			keys = append(keys, "intercept."+key)
+		}
+	}
+	a, b := was.Intercept, is.Intercept
+	note("interfaces", slices.Equal(a.Interfaces, b.Interfaces))
+	note("ports", slices.Equal(a.Ports, b.Ports))
+	note("sources", slices.Equal(a.Sources, b.Sources))
+	note("bypass", slices.Equal(a.Bypass, b.Bypass))
+	note("when_down", a.Pass == b.Pass)
+	return keys
+}
 
 func plan(config Config) intercept.Plan {
 	when := intercept.Block

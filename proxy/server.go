@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,6 +103,17 @@ func (s *Server) Adopt(listeners []*net.TCPListener) error {
 		s.add(l)
 	}
 	return nil
+}
+
+// Misplaced lists adopted sockets to which no connection will be sent: the kernel
+// sends them to the addresses of the configuration.
+func (s *Server) Misplaced() []netip.AddrPort {
+	if s.started.Intercept.Method == string(intercept.None) {
+		return nil
+	}
+	return slices.DeleteFunc(s.Addresses(), func(a netip.AddrPort) bool {
+		return slices.Contains(s.started.Listen.Addresses, a)
+	})
 }
 
 // Addresses are where the server listens.

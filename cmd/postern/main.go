@@ -98,6 +98,7 @@ A first look at a machine:
 
 Exit codes: 0 fine; 1 something was found, or failed while running; 2 the command
 line or the configuration is at fault.`,
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,

@@ -29,6 +29,28 @@ func TestTheConfigurationsInTheREADMEAreSound(t *testing.T) {
 
 var command = regexp.MustCompile(`(?m)^    (postern [^#\n]*)`)
 
+func TestWhatTheREADMEExplainsIsAllowedByItsFirstConfiguration(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := write(t, block.FindAllStringSubmatch(string(text), -1)[0][1])
+	explained := 0
+	for _, c := range command.FindAllStringSubmatch(string(text), -1) {
+		args := strings.Fields(c[1])[1:]
+		if args[0] != "explain" {
+			continue
+		}
+		explained++
+		if got := postern(t, append(args, "--config", path)...); got.code != exitFine || !strings.Contains(got.stdout, "contoso") {
+			t.Errorf("%s: %+v", c[1], got)
+		}
+	}
+	if explained == 0 {
+		t.Error("nothing is explained")
+	}
+}
+
 // The commands that the README shows have to be there with the flags it gives
 // them; what they do is tested elsewhere.
 func TestTheCommandsInTheREADMEExist(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -29,7 +30,8 @@ Signals:
   SIGHUP   reload: the configuration, certificates and keys are read anew and come
            into force together, for sessions that begin from then on. If anything
            is wrong with them all stays as it was, and the log says why. A log
-           file is opened anew.
+           file is opened anew. What [intercept] has the kernel do takes another
+           "postern intercept up"; where it has changed the log says so.
   SIGTERM  stop, in this order: stop accepting; tell sessions in dialogue 421; let
   SIGINT   messages under way finish; after [timeouts] drain end what is left, but
            for sessions that wait for the reply to a whole message, which the
@@ -49,6 +51,8 @@ type daemon struct {
 	server  *proxy.Server
 	file    *config.File
 	log     *proxy.LogFile
+
+	intercepted proxy.Config // the configuration of the start, which the kernel presumably has
 }
 
 func (d *daemon) run(ctx context.Context) error {
@@ -62,7 +66,7 @@ func (d *daemon) run(ctx context.Context) error {
 	defer d.log.Sync()
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
-	go service.Watch(watching, d.server.Check, func(err error) { d.log.Error("watchdog check failed", zap.Error(err)) })
+	go d.watch(watching)
 
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve() }()
@@ -83,6 +87,14 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 }
 
+// watch answers the service manager's watchdog for as long as the check passes.
+func (d *daemon) watch(ctx context.Context) {
+	failed := func(err error) { d.log.Error("watchdog check failed", zap.Error(err)) }
+	if err := service.Watch(ctx, d.server.Check, failed); err != nil {
+		d.log.Error("the watchdog is not answered", zap.Error(err))
+	}
+}
+
 // start brings everything to where connections can be accepted, or says what is
 // in the way; it leaves nothing behind then.
 func (d *daemon) start(ctx context.Context) error {
@@ -90,6 +102,7 @@ func (d *daemon) start(ctx context.Context) error {
 	if d.file, err = d.options.load(); err != nil {
 		return err
 	}
+	d.intercepted = d.file.Proxy
 	if err = proxy.CheckPrivileges(d.file.Proxy); err != nil {
 		return runtimeError{err}
 	}
@@ -119,6 +132,10 @@ func (d *daemon) start(ctx context.Context) error {
 	if err := d.server.Adopt(sockets); err != nil {
 		return runtimeError{err}
 	}
+	if stray := d.server.Misplaced(); len(stray) > 0 {
+		d.log.Error("inherited sockets at which no connection will arrive: the kernel sends them to listen.addresses",
+			zap.Stringers("inherited", stray), zap.Stringers("listen.addresses", d.file.Proxy.Listen.Addresses))
+	}
 	return nil
 }
 
@@ -132,7 +149,12 @@ func (d *daemon) reload() {
 		return
 	}
 	d.log.Info("reloaded", zap.Uint64("generation", d.server.Generation()))
-	d.tell(d.notify.Ready(d.status()))
+	status := d.status()
+	if changed := proxy.InterceptionChanges(d.intercepted, d.file.Proxy); len(changed) > 0 {
+		d.log.Warn("these keys are the kernel's: put them in force with \"postern intercept up\"", zap.Strings("changed", changed))
+		status += "; " + strings.Join(changed, ", ") + " changed since the start: say postern intercept up"
+	}
+	d.tell(d.notify.Ready(status))
 }
 
 func (d *daemon) tryReload() error {

@@ -32,11 +32,17 @@ func (e *Error) Error() string {
 // Errors are the faults of a file, in the order of its lines.
 type Errors []*Error
 
-// Error gives one fault a line.
+// mostShown bounds what is printed of a file that is no configuration at all.
+const mostShown = 200
+
+// Error gives one fault a line, the first 200 of them.
 func (e Errors) Error() string {
-	lines := make([]string, len(e))
-	for i := range e {
-		lines[i] = e[i].Error()
+	lines := make([]string, 0, min(len(e), mostShown+1))
+	for _, one := range e[:min(len(e), mostShown)] {
+		lines = append(lines, one.Error())
+	}
+	if more := len(e) - mostShown; more > 0 {
+		lines = append(lines, fmt.Sprintf("%s: and %d more", e[0].File, more))
 	}
 	return strings.Join(lines, "\n")
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"github.com/BurntSushi/toml"
@@ -43,11 +44,18 @@ type Resolver struct {
 // Load reads the configuration file at path. If the file can be read and is
 // faulty the error is of type Errors and holds every fault; then there is no File.
 func Load(path string) (*File, error) {
-	f, err := os.Open(path)
+	// Non-blocking: opening a FIFO would wait for somebody to write, and a reload
+	// would stand still with it.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("configuration: %s: not a regular file", path)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)

@@ -54,7 +54,7 @@ func TestWhatCannotBeLoadedIsNamedAllAtOnceByKey(t *testing.T) {
 		"tls.certificate[5].cert: DIR/broken.pem: certificate 2: x509: malformed certificate",
 		"tls.certificate[6].key: DIR/encrypted.key: the key is encrypted, expected one that can be read without a passphrase",
 		"tls.certificate[7].key: DIR/old.key: the key is encrypted, expected one that can be read without a passphrase",
-		"tls.certificate[8].key: read DIR: is a directory",
+		"tls.certificate[8].key: DIR: not a regular file",
 		"tls.certificate[9].key: DIR/odd.key: a DSA PRIVATE KEY found, expected an RSA, ECDSA or Ed25519 key",
 		"tls.trust.ca: DIR/empty.pem: no certificate found, expected PEM with a CERTIFICATE block",
 		"rule[3].ca: DIR/text.pem: no certificate found, expected PEM with a CERTIFICATE block",

@@ -40,6 +40,11 @@ func TestTheLabWorksForAUserWithoutRoot(t *testing.T) {
 	if os.Geteuid() != 0 || os.Getenv(userVariable) != "" {
 		return // this is such a run already
 	}
+	if mapped, err := os.ReadFile("/proc/self/uid_map"); err != nil {
+		t.Fatal(err)
+	} else if f := strings.Fields(string(mapped)); len(f) == 3 && f[2] == "1" {
+		return // root of a namespace that a user made: all tests here are such a run
+	}
 	nobody := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := rerun(t, nobody, []string{nested, "-test.v"})
 	if err != nil || strings.Count(out, "--- PASS") < 6 {
