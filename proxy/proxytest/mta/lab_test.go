@@ -72,6 +72,7 @@ type site struct {
 	net              *netlab.Network
 	pki, others      *proxytest.PKI // whom Postern trusts, and whom it does not
 	dir              string         // readable by all
+	client, server   netip.Addr     // as each sees the other: IPv4, unless it is said
 	sender, receiver *mta.Postfix
 }
 
@@ -99,6 +100,7 @@ func newSite(t *testing.T) *site {
 		}
 	})
 	must(t, os.Chmod(s.dir, 0o755))
+	s.client, s.server = s.net.Client4, s.net.Server4
 	_, err = s.pki.WriteRoot(s.dir)
 	must(t, err)
 	must(t, os.Chmod(s.roots(), 0o644))
@@ -135,7 +137,7 @@ func (s *site) receive(o mta.Options) {
 func (s *site) send(o mta.Options) {
 	s.t.Helper()
 	o.Name = senderName
-	o.Routes = map[string]netip.AddrPort{"*": netip.AddrPortFrom(s.net.Server4, 25)}
+	o.Routes = map[string]netip.AddrPort{"*": netip.AddrPortFrom(s.server, 25)}
 	s.sender = s.start(s.net.Client, o)
 }
 

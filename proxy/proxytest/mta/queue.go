@@ -71,13 +71,20 @@ func parseQueue(text []byte) ([]Queued, error) {
 	}
 }
 
-// WaitQueue waits until the queue is as wanted, and returns it.
+// WaitQueue waits until the queue is as wanted, and returns it. It must be so
+// twice in a row: a message that moves from one of the queue's directories to
+// another while these are listed can be missed.
 func (p *Postfix) WaitQueue(ctx context.Context, wanted func([]Queued) bool) ([]Queued, error) {
 	var last []Queued
+	times := 0
 	err := p.wait(ctx, "the queue", func() (bool, error) {
 		var err error
-		last, err = p.Queue()
-		return err == nil && wanted(last), err
+		if last, err = p.Queue(); err == nil && wanted(last) {
+			times++
+		} else {
+			times = 0
+		}
+		return times == 2, err
 	})
 	return last, err
 }

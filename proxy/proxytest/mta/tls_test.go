@@ -1,6 +1,7 @@
 package mta_test
 
 import (
+	"net/netip"
 	"os/exec"
 	"strings"
 	"sync"
@@ -23,14 +24,15 @@ var cipherNames = sync.OnceValues(func() (map[string]string, error) {
 })
 
 // agrees holds a leg of the record against the handshakes that the mail server
-// at its end logged: the last one, if the leg has TLS, else none at all.
-func agrees(t *testing.T, what string, leg legTLS, p *mta.Postfix, accepted bool) {
+// at its end logged with the other end: the last one, if the leg has TLS, else
+// none at all.
+func agrees(t *testing.T, what string, leg legTLS, p *mta.Postfix, other netip.Addr) {
 	t.Helper()
 	all, err := p.Handshakes()
 	must(t, err)
 	var logged []mta.Handshake
 	for _, h := range all {
-		if h.Accepted == accepted {
+		if h.Peer == other {
 			logged = append(logged, h)
 		}
 	}
@@ -55,12 +57,12 @@ func agrees(t *testing.T, what string, leg legTLS, p *mta.Postfix, accepted bool
 // agreesWith holds both legs against both servers' logs.
 func (c conversation) agreesWith(s *site) {
 	s.t.Helper()
-	agrees(s.t, "client leg", c.ClientTLS, s.sender, false)
-	agrees(s.t, "upstream leg", c.UpstreamTLS, s.receiver, true)
-	if want := s.net.Client4.String(); c.Client.Address != want || c.Client.Helo != senderName {
+	agrees(s.t, "client leg", c.ClientTLS, s.sender, s.server)
+	agrees(s.t, "upstream leg", c.UpstreamTLS, s.receiver, s.client)
+	if want := s.client.String(); c.Client.Address != want || c.Client.Helo != senderName {
 		s.t.Errorf("the record has client %+v, want %s %s", c.Client, want, senderName)
 	}
-	if want := s.net.Server4.String(); c.Upstream.Address != want || c.Upstream.Port != 25 || !strings.Contains(c.Upstream.Banner, receiverName) {
+	if want := s.server.String(); c.Upstream.Address != want || c.Upstream.Port != 25 || !strings.Contains(c.Upstream.Banner, receiverName) {
 		s.t.Errorf("the record has upstream %+v, want %s %s", c.Upstream, want, receiverName)
 	}
 }
