@@ -1,0 +1,269 @@
+package mta_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"postern/proxy/proxytest"
+)
+
+// capNetRaw is all that "postern run" may have (capabilities(7)).
+const capNetRaw = 13
+
+// binaryVariable names a postern that is built already, for a run of these tests
+// that has no compiler.
+const binaryVariable = "POSTERN_MTA_TEST_BINARY"
+
+// build makes the real program, once, for everybody to execute.
+var build = sync.OnceValues(func() (string, error) {
+	if built := os.Getenv(binaryVariable); built != "" {
+		return built, nil
+	}
+	command := exec.Command("go", "build", "-o", binaryPath(), "postern/cmd/postern")
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := command.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w: %s", err, out)
+	}
+	return binaryPath(), nil
+})
+
+// binaryPath lies on the lab's own /run, which is gone with the lab.
+func binaryPath() string { return "/run/postern-under-test" }
+
+// postern is the real program in the gateway, as an ordinary user with one
+// capability, and with the interception that root put in force.
+type postern struct {
+	t       *testing.T
+	site    *site
+	binary  string
+	dir     string // its log and key
+	config  string
+	uid     int
+	command *exec.Cmd
+	ended   chan struct{}
+	stderr  bytes.Buffer
+}
+
+// guard puts Postern into the gateway, with these rules.
+func (s *site) guard(rules string) *postern {
+	s.t.Helper()
+	binary, err := build()
+	must(s.t, err)
+	nobody, err := user.Lookup("nobody")
+	must(s.t, err)
+	uid, err := strconv.Atoi(nobody.Uid)
+	must(s.t, err)
+	p := &postern{t: s.t, site: s, binary: binary, uid: uid, dir: filepath.Join(s.dir, "postern")}
+	must(s.t, os.Mkdir(p.dir, 0o755))
+	must(s.t, os.Chown(p.dir, uid, uid))
+	p.config = filepath.Join(s.dir, "postern.toml")
+	s.certificate(s.pki, "edge", proxytest.Leaf{Names: []string{receiverName, "edge.hospital.example"}}, uid)
+	p.configure(rules)
+	up := s.net.Gateway.Command(within(s.t, patience), binary, "intercept", "up", "--config", p.config)
+	out, err := output(up, s.net.Gateway.Run)
+	if err != nil {
+		s.t.Fatalf("intercept up: %v: %s", err, out)
+	}
+	s.t.Cleanup(p.stop)
+	p.start()
+	return p
+}
+
+func output(command *exec.Cmd, run func(*exec.Cmd) error) (string, error) {
+	var both bytes.Buffer
+	command.Stdout, command.Stderr = &both, &both
+	err := run(command)
+	return both.String(), err
+}
+
+// configure writes the configuration; a running Postern has not read it yet.
+func (p *postern) configure(rules string) {
+	p.t.Helper()
+	text := fmt.Sprintf(`
+[intercept]
+method = "tproxy"
+interfaces = ["lan0"]
+[[tls.certificate]]
+name = "edge"
+cert = "%[1]s/edge.pem"
+key = "%[1]s/edge.key"
+[tls.trust]
+ca = "%[1]s/root.pem"
+[log]
+output = "%[2]s"
+%[3]s`, p.site.dir, p.log(), rules)
+	must(p.t, os.WriteFile(p.config, []byte(text), 0o644))
+}
+
+func (p *postern) log() string { return filepath.Join(p.dir, "postern.log") }
+
+// start runs Postern and waits until it serves.
+func (p *postern) start() {
+	p.t.Helper()
+	before := len(p.lines("started"))
+	p.command = p.site.net.Gateway.Command(context.Background(), p.binary, "run", "--config", p.config)
+	p.command.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(p.uid), Gid: uint32(p.uid)}
+	p.command.SysProcAttr.AmbientCaps = []uintptr{capNetRaw}
+	p.command.Dir = "/"
+	p.command.Stderr = &p.stderr
+	must(p.t, p.site.net.Gateway.Start(p.command))
+	p.ended = make(chan struct{})
+	go func(command *exec.Cmd, ended chan struct{}) {
+		_ = command.Wait() // its ProcessState says how it went
+		close(ended)
+	}(p.command, p.ended)
+	p.wait("its start", func() bool { return len(p.lines("started")) > before })
+}
+
+// kill ends Postern without any warning.
+func (p *postern) kill() {
+	p.t.Helper()
+	must(p.t, p.command.Process.Kill())
+	<-p.ended
+}
+
+// stop ends Postern in the orderly way, which must be the reason it ends for.
+func (p *postern) stop() {
+	if p.command == nil {
+		return
+	}
+	if err := p.command.Process.Signal(syscall.SIGTERM); err != nil {
+		p.t.Errorf("stopping postern: %v", err)
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		p.t.Error("postern does not end")
+		_ = p.command.Process.Kill() // it is lost anyway
+		<-p.ended
+	}
+	if code := p.command.ProcessState.ExitCode(); code != 0 {
+		p.t.Errorf("postern ended with %d: %s", code, p.stderr.String())
+	}
+	if p.t.Failed() {
+		text, err := os.ReadFile(p.log())
+		p.t.Logf("postern logged (%v):\n%s", err, text)
+	}
+}
+
+// reload puts other rules in force.
+func (p *postern) reload(rules string) {
+	p.t.Helper()
+	p.configure(rules)
+	before := len(p.lines("reloaded"))
+	must(p.t, p.command.Process.Signal(syscall.SIGHUP))
+	p.wait("the reload", func() bool { return len(p.lines("reloaded")) > before })
+}
+
+// wait looks again and again, for a log is a file; Postern's end ends it.
+func (p *postern) wait(what string, yes func() bool) {
+	p.t.Helper()
+	ctx := within(p.t, patience)
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for !yes() {
+		select {
+		case <-ticker.C:
+		case <-p.ended:
+			if !yes() {
+				p.t.Fatalf("postern ended before %s: %s", what, p.stderr.String())
+			}
+			return
+		case <-ctx.Done():
+			p.t.Fatalf("postern: waiting for %s: %v", what, ctx.Err())
+		}
+	}
+}
+
+// lines returns the lines of the log with this message.
+func (p *postern) lines(message string) []string {
+	p.t.Helper()
+	text, err := os.ReadFile(p.log())
+	if err != nil && !os.IsNotExist(err) {
+		p.t.Fatal(err)
+	}
+	var found []string
+	for line := range strings.Lines(string(text)) {
+		var head struct {
+			Message string `json:"msg"`
+		}
+		// The last line may not be whole yet.
+		if json.Unmarshal([]byte(line), &head) == nil && head.Message == message {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+// conversation is what these tests look at of a session record.
+type conversation struct {
+	Session  string `json:"session"`
+	Rule     string `json:"rule"`
+	Verdict  string `json:"verdict"`
+	Reason   string `json:"reason"`
+	Detail   string `json:"detail"`
+	TLS      string `json:"tls"`
+	End      string `json:"end"`
+	Client   peer   `json:"client"`
+	Upstream peer   `json:"upstream"`
+
+	ClientTLS   legTLS `json:"client_tls"`
+	UpstreamTLS legTLS `json:"upstream_tls"`
+
+	Transactions []struct {
+		MailDomain  string   `json:"mail_domain"`
+		RcptDomains []string `json:"rcpt_domains"`
+		Accepted    int      `json:"accepted"`
+		Refused     []struct {
+			Domain string `json:"domain"`
+			Rule   string `json:"rule"`
+			Reason string `json:"reason"`
+		} `json:"refused"`
+		Bytes int64  `json:"bytes"`
+		Reply string `json:"reply"`
+	} `json:"transactions"`
+}
+
+type peer struct {
+	Address string `json:"address"`
+	Port    uint16 `json:"port"`
+	Helo    string `json:"helo"`
+	Banner  string `json:"banner"`
+}
+
+type legTLS struct {
+	State           string   `json:"state"`
+	Version         string   `json:"version"`
+	Cipher          string   `json:"cipher"`
+	ForwardSecrecy  bool     `json:"forward_secrecy"`
+	Verified        bool     `json:"verified"`
+	OfferedVersions []string `json:"offered_versions"`
+	Failure         string   `json:"failure"`
+}
+
+// records waits until n sessions are recorded, and wants no more.
+func (p *postern) records(n int) []conversation {
+	p.t.Helper()
+	p.wait(fmt.Sprintf("%d records", n), func() bool { return len(p.lines("session")) >= n })
+	lines := p.lines("session")
+	if len(lines) != n {
+		p.t.Fatalf("%d sessions are recorded, want %d:\n%s", len(lines), n, strings.Join(lines, ""))
+	}
+	all := make([]conversation, n)
+	for i, line := range lines {
+		must(p.t, json.Unmarshal([]byte(line), &all[i]))
+	}
+	return all
+}
