@@ -202,13 +202,14 @@ func (s *site) arrived(content []byte, to string) mta.Message {
 // stored wants exactly one message in the receiver's mailbox.
 func (s *site) stored(content []byte, to string) mta.Message {
 	s.t.Helper()
-	messages, err := s.receiver.WaitMessages(within(s.t, patience), 1)
+	_, err := s.receiver.WaitMessages(within(s.t, patience), 1)
 	must(s.t, err)
 	// What it took but has not yet stored would come later.
 	if queue, err := s.receiver.WaitQueue(within(s.t, patience), mta.Empty); err != nil {
 		s.t.Fatalf("%v: %+v", err, queue)
 	}
-	if messages, err = s.receiver.Messages(); err != nil || len(messages) != 1 {
+	messages, err := s.receiver.Messages()
+	if err != nil || len(messages) != 1 {
 		s.t.Fatalf("%d messages arrived, want 1 (%v)", len(messages), err)
 	}
 	m := messages[0]
