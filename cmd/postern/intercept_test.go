@@ -165,8 +165,8 @@ func TestAWrongConfigurationIsNotPutInForce(t *testing.T) {
 	}
 }
 
-// withoutCapability runs f on a thread that has given CAP_NET_ADMIN up, and that
-// ends with it: other tests are not to get it.
+// withoutCapability runs f on a thread that has given CAP_NET_ADMIN and
+// CAP_NET_RAW up, and that ends with it: other tests are not to get it.
 func withoutCapability(f func() said) said {
 	result := make(chan said)
 	go func() {
@@ -174,7 +174,7 @@ func withoutCapability(f func() said) said {
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var data [2]unix.CapUserData
 		err := unix.Capget(&header, &data[0])
-		data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+		data[0].Effective &^= 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
 		if err == nil {
 			err = unix.Capset(&header, &data[0])
 		}
