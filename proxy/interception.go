@@ -14,6 +14,8 @@ type (
 	InterceptionReport = intercept.Report
 	// InterceptionState is an interception as it is found.
 	InterceptionState = intercept.State
+	// InputRule is what a firewall on the machine has to let in.
+	InputRule = intercept.InputRule
 )
 
 // InterceptUp puts the interception of config in force in the present network

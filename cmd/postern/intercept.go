@@ -159,10 +159,36 @@ type upResult struct {
 	WhenDown   string   `json:"when_down"`
 	Running    *int     `json:"running,omitempty"` // absent: not known
 	Warnings   []string `json:"warnings"`
+	// InputRule is absent where nothing is intercepted.
+	InputRule *inputRule `json:"input_rule,omitempty"`
+}
+
+// inputRule is what a firewall on the machine has to let in.
+type inputRule struct {
+	NFT      string   `json:"nft"`
+	IPTables []string `json:"iptables"`
+}
+
+func inputRuleOf(r proxy.InputRule) *inputRule {
+	if r.NFT == "" {
+		return nil
+	}
+	return &inputRule{r.NFT, r.IPTables}
+}
+
+func (r *inputRule) print(b *strings.Builder) {
+	if r == nil {
+		return
+	}
+	b.WriteString("input rule, for a firewall here that drops what it does not know, before it drops:\n")
+	fmt.Fprintf(b, "  nftables: %s\n", r.NFT)
+	for _, command := range r.IPTables {
+		fmt.Fprintf(b, "  iptables: %s\n", command)
+	}
 }
 
 func upOf(in proxy.Intercept, r proxy.InterceptionReport) upResult {
-	u := upResult{in.Method, notNil(in.Interfaces), in.Ports, whenDown(in), nil, notNil(r.Warnings)}
+	u := upResult{in.Method, notNil(in.Interfaces), in.Ports, whenDown(in), nil, notNil(r.Warnings), inputRuleOf(r.InputRule)}
 	if r.Running.Known {
 		u.Running = &r.Running.Count
 	}
@@ -180,6 +206,7 @@ func printUp(w io.Writer, in proxy.Intercept, r proxy.InterceptionReport) error 
 		fmt.Fprintf(&b, "in force: %s\n", where(in))
 		fmt.Fprintf(&b, "running before: %s, which go on without Postern\n", running(r.Running.Known, r.Running.Count))
 	}
+	inputRuleOf(r.InputRule).print(&b)
 	for _, text := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", text)
 	}
@@ -197,6 +224,8 @@ type showResult struct {
 	Rules       []string `json:"rules"`
 	Differences []string `json:"differences"`
 	Warnings    []string `json:"warnings"`
+
+	InputRule *inputRule `json:"input_rule,omitempty"` // as in upResult
 }
 
 func shownOf(in proxy.Intercept, s proxy.InterceptionState) showResult {
@@ -204,6 +233,7 @@ func shownOf(in proxy.Intercept, s proxy.InterceptionState) showResult {
 		InForce: s.Agrees && (s.Taking || in.Method == "none"),
 		State:   "not in force", Taking: s.Taking, Lingering: s.Lingering,
 		Rules: notNil(s.Rules), Differences: notNil(s.Differences), Warnings: notNil(s.Warnings),
+		InputRule: inputRuleOf(s.InputRule),
 	}
 	if s.Running.Known {
 		r.Running = &s.Running.Count
@@ -238,6 +268,10 @@ func printShown(w io.Writer, in proxy.Intercept, s proxy.InterceptionState, r sh
 		if len(list.lines) > 0 {
 			fmt.Fprintf(&b, "\n%s\n  %s\n", list.head, strings.Join(list.lines, "\n  "))
 		}
+	}
+	if r.InputRule != nil {
+		b.WriteString("\n")
+		r.InputRule.print(&b)
 	}
 	for _, text := range r.Warnings {
 		fmt.Fprintf(&b, "\nwarning: %s\n", text)

@@ -91,7 +91,8 @@ func TestInterceptionThatDiffersFromTheConfigurationIsAFinding(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.stdout), &state); err != nil || got.code != exitFinding {
 		t.Fatalf("%v, %+v", err, got)
 	}
-	if state.InForce || !state.Taking || state.State != "in force otherwise than configured" || len(state.Differences) != 1 || len(state.Rules) == 0 {
+	if state.InForce || !state.Taking || state.State != "in force otherwise than configured" || len(state.Differences) != 1 || len(state.Rules) == 0 ||
+		state.InputRule == nil || len(state.InputRule.IPTables) != 2 {
 		t.Errorf("%+v", state)
 	}
 }
@@ -103,7 +104,8 @@ func TestUpSaysHowManyConnectionsRunAndWhatWillSurprise(t *testing.T) {
 	if got.code != exitFine || got.stderr != "" {
 		t.Fatalf("%+v", got)
 	}
-	for _, want := range []string{"in force: tproxy on lan0, lan7, port 25; when_down = block\n", "running before: ", "warning: interface lan7 does not exist (yet)\n"} {
+	for _, want := range []string{"in force: tproxy on lan0, lan7, port 25; when_down = block\n", "running before: ", "warning: interface lan7 does not exist (yet)\n",
+		"  nftables: meta mark & 0x1000 == 0x1000 accept\n", "  iptables: iptables -I INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT\n"} {
 		if !strings.Contains(got.stdout, want) {
 			t.Errorf("no %q in\n%s", want, got.stdout)
 		}
@@ -113,7 +115,8 @@ func TestUpSaysHowManyConnectionsRunAndWhatWillSurprise(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.stdout), &report); err != nil || got.code != exitFine {
 		t.Fatalf("%v, %+v", err, got)
 	}
-	if report.Method != "tproxy" || report.WhenDown != "block" || len(report.Interfaces) != 2 || len(report.Warnings) != 1 {
+	if report.Method != "tproxy" || report.WhenDown != "block" || len(report.Interfaces) != 2 || len(report.Warnings) != 1 ||
+		report.InputRule == nil || report.InputRule.NFT == "" || len(report.InputRule.IPTables) != 2 {
 		t.Errorf("%+v", report)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -170,46 +169,6 @@ func familyNumber(v4 bool) int {
 		return 4
 	}
 	return 6
-}
-
-// InputRule is the nft rule that lets intercepted connections reach Postern
-// past an input chain that drops by default.
-func (p Plan) InputRule() string {
-	p = p.withDefaults()
-	if p.Method == Redirect {
-		var ports []string
-		for _, address := range p.Listen {
-			if port := fmt.Sprint(address.Port()); !slices.Contains(ports, port) {
-				ports = append(ports, port)
-			}
-		}
-		return fmt.Sprintf("ct status dnat tcp dport { %s } accept", strings.Join(ports, ", "))
-	}
-	return fmt.Sprintf("meta mark & %#x == %#x accept", p.Mark, p.Mark)
-}
-
-// inputWarnings names other tables' input chains that drop by default: packets
-// that Postern intercepts are local input from then on. Whether such a chain
-// has a rule for them cannot be told by looking.
-func (p Plan) inputWarnings() []string {
-	connection, err := nftables.New()
-	if err != nil {
-		return nil
-	}
-	chains, err := connection.ListChains()
-	if err != nil {
-		return nil
-	}
-	var texts []string
-	for _, c := range chains {
-		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookInput ||
-			c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop || c.Table.Name == tableName {
-			continue
-		}
-		texts = append(texts, fmt.Sprintf("chain %s of table %s drops input by default: it needs the rule `%s`",
-			c.Name, c.Table.Name, p.InputRule()))
-	}
-	return texts
 }
 
 var errUnsupportedFamily = []error{unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.EPFNOSUPPORT}

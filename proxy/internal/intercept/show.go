@@ -17,8 +17,9 @@ type State struct {
 	Rules []string
 	// Running are the connections to the intercepted ports, Postern's among them.
 	Running Flows
-	// Warnings as in Report.
-	Warnings []string
+	// Warnings and InputRule as in Report.
+	Warnings  []string
+	InputRule InputRule
 }
 
 // Show compares the kernel, in the network namespace of the calling thread,
@@ -38,7 +39,7 @@ func (p Plan) Show() (State, error) {
 		return State{}, err
 	}
 	tables := p.tables(bridges)
-	state := State{Running: countFlows(p.Ports)}
+	state := State{Running: countFlows(p.Ports), InputRule: p.inputRule()}
 	if p.Method != None {
 		state.Warnings = p.warnings(m, bridges)
 	}

@@ -19,6 +19,8 @@ type Report struct {
 	Running Flows
 	// Warnings are what will surprise somebody, each a sentence for a person.
 	Warnings []string
+	// InputRule is what a firewall on this machine has to let in.
+	InputRule InputRule
 }
 
 // Up puts the plan in force, in the network namespace of the calling thread, in
@@ -44,7 +46,7 @@ func (p Plan) Up() (Report, error) {
 	if err := errors.Join(p.checkBridges(m, bridges), p.checkForwarding(m, bridges)); err != nil {
 		return Report{}, err
 	}
-	report := Report{Running: countFlows(p.Ports)}
+	report := Report{Running: countFlows(p.Ports), InputRule: p.inputRule()}
 	if p.Method != None {
 		report.Warnings = p.warnings(m, bridges)
 	}
