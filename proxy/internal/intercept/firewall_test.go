@@ -135,8 +135,8 @@ func marked() []expr.Any {
 	return join([]expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
 		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(DefaultMark), Xor: make([]byte, 4)},
-		equals(binaryutil.NativeEndian.PutUint32(DefaultMark)...),
+			Mask: binaryutil.NativeEndian.PutUint32(Mark), Xor: make([]byte, 4)},
+		equals(binaryutil.NativeEndian.PutUint32(Mark)...),
 	}, verdict(expr.VerdictAccept))
 }
 

@@ -24,11 +24,10 @@ type InputRule struct {
 }
 
 func (p Plan) inputRule() InputRule {
-	p = p.withDefaults()
 	var r InputRule
 	switch p.Method {
 	case TProxy:
-		r.NFT = fmt.Sprintf("meta mark & %#x == %#x accept", p.Mark, p.Mark)
+		r.NFT = fmt.Sprintf("meta mark & %#x == %#x accept", Mark, Mark)
 	case Redirect:
 		r.NFT = fmt.Sprintf("ct status dnat tcp dport { %s } accept", strings.Join(p.listenPorts(), ", "))
 	default:
@@ -39,7 +38,7 @@ func (p Plan) inputRule() InputRule {
 		if !ok {
 			continue
 		}
-		match := fmt.Sprintf("-m mark --mark %#x/%#x", p.Mark, p.Mark)
+		match := fmt.Sprintf("-m mark --mark %#x/%#x", Mark, Mark)
 		if p.Method == Redirect {
 			match = fmt.Sprintf("-p tcp --dport %d -m conntrack --ctstate DNAT", address.Port())
 		}

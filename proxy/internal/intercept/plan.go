@@ -19,12 +19,14 @@ const (
 	Pass WhenDown = "pass"
 )
 
-// Defaults of a Plan. The mark is one bit that neither Kubernetes (14, 15), nor
-// Tailscale (16 to 23), nor Calico (16 to 31) uses.
+// The numbers of the kernel's that every plan uses, and by which Down knows what
+// Up made: they are not for choosing. Mark is one bit of the packet mark, one
+// that neither Kubernetes (14, 15), nor Tailscale (16 to 23), nor Calico (16 to
+// 31) uses. Table and Priority are those of the policy routing.
 const (
-	DefaultMark     = 1 << 12
-	DefaultTable    = 2525
-	DefaultPriority = 525
+	Mark     = 1 << 12
+	Table    = 2525
+	Priority = 525
 )
 
 // Plan is what the kernel is to do.
@@ -43,12 +45,6 @@ type Plan struct {
 	// family without one is down for good: WhenDown decides.
 	Listen         []netip.AddrPort
 	PreserveSource bool
-
-	// Mark is the one bit of the packet mark that is used; 0 means DefaultMark.
-	Mark uint32
-	// Table and Priority are those of the policy routing; 0 means the default.
-	Table    int
-	Priority int
 }
 
 // FieldError is one mistake of a Plan.
@@ -84,9 +80,6 @@ func (p Plan) Validate() error {
 	}
 	if p.PreserveSource && p.Method == Redirect {
 		report("intercept.preserve_source", "needs method %s, found %s", TProxy, Redirect)
-	}
-	if p.Mark&(p.Mark-1) != 0 {
-		report("intercept.mark", "found %#x, want a single bit", p.Mark)
 	}
 	p.validateInterfaces(report)
 	p.validatePorts(report)
@@ -181,20 +174,6 @@ func (p Plan) validateListen(report reporter) {
 		}
 		families[ip.Is4()] = true
 	}
-}
-
-// withDefaults fills in what was left out.
-func (p Plan) withDefaults() Plan {
-	if p.Mark == 0 {
-		p.Mark = DefaultMark
-	}
-	if p.Table == 0 {
-		p.Table = DefaultTable
-	}
-	if p.Priority == 0 {
-		p.Priority = DefaultPriority
-	}
-	return p
 }
 
 // listener is the address for one family.

@@ -140,7 +140,7 @@ func TestUpTwiceIsTheSameAsOnce(t *testing.T) {
 func TestAnotherPlanReplacesTheFirstWholly(t *testing.T) {
 	other := tproxyPlan()
 	other.Ports, other.WhenDown, other.Bypass = []uint16{25, 587}, Pass, prefixes("10.1.0.9/32")
-	other.Mark, other.Table, other.Priority = 1<<9, 99, 600
+	other.Interfaces = []string{"lan0", "dmz0"}
 	for _, first := range []Plan{tproxyPlan(), redirectPlan(), other} {
 		for _, second := range []Plan{tproxyPlan(), redirectPlan(), other} {
 			fresh, used := routed(t), routed(t)
@@ -157,80 +157,16 @@ func TestAnotherPlanReplacesTheFirstWholly(t *testing.T) {
 	}
 }
 
-// foreign gives the gateway rules and routes of somebody else.
-func foreign(t *testing.T, host *netlab.Host) {
-	t.Helper()
-	install(t, host, "others", append(strict(), closed())...)
-	natChain(t, host, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, ctEstablished())
-	err := host.Do(func() error {
-		mask := uint32(0xff)
-		rule := netlink.NewRule()
-		rule.Mark, rule.Mask, rule.Table, rule.Priority = 7, &mask, 77, 1000
-		return netlink.RuleAdd(rule)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestRulesOfOthersAreUntouchedAndDownLeavesNothing(t *testing.T) {
-	for _, plan := range []Plan{tproxyPlan(), redirectPlan()} {
-		t.Run(string(plan.Method), func(t *testing.T) {
-			n := routed(t)
-			foreign(t, n.Gateway)
-			before := snapshot(t, n.Gateway)
-			up(t, n.Gateway, plan)
-			during := snapshot(t, n.Gateway)
-			for _, line := range slices.Concat(before.Rules, before.Routing) {
-				if !slices.Contains(slices.Concat(during.Rules, during.Routing), line) {
-					t.Errorf("lost: %s", line)
-				}
-			}
-			for _, line := range during.Rules {
-				if !slices.Contains(before.Rules, line) && !strings.Contains(line, " postern ") {
-					t.Errorf("added to somebody else's: %s", line)
-				}
-			}
-			downWholly(t, n.Gateway)
-			downWholly(t, n.Gateway) // twice is once
-			if after := snapshot(t, n.Gateway); !reflect.DeepEqual(before, after) {
-				t.Errorf("before %q, after %q", before, after)
-			}
-		})
-	}
-}
-
-func TestARoutingTableOfSomebodyElseIsNotTaken(t *testing.T) {
-	n := routed(t)
-	err := n.Gateway.Do(func() error {
-		rule := netlink.NewRule()
-		rule.Table, rule.Priority, rule.IifName = DefaultTable, 1000, "wan0"
-		return netlink.RuleAdd(rule)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := snapshot(t, n.Gateway)
-	var obstacle *ObstacleError
-	err = n.Gateway.Do(func() error { _, err := tproxyPlan().Up(); return err })
-	if !errors.As(err, &obstacle) || !strings.Contains(err.Error(), "2525") {
-		t.Errorf("got %v", err)
-	}
-	if after := snapshot(t, n.Gateway); !reflect.DeepEqual(before, after) {
-		t.Errorf("before %q, after %q", before, after)
-	}
-}
-
 func TestWhatTheKernelRefusesLeavesEverythingAsItWas(t *testing.T) {
 	n := routed(t)
 	up(t, n.Gateway, tproxyPlan())
 	before := snapshot(t, n.Gateway)
 	plan := tproxyPlan()
-	plan.Mark = 1 << 9 // new routing rules, which must go again
+	plan.Interfaces = []string{"lan0", "dmz0"} // new routing rules, which must go again
 	m, bridges := machine{}, []bridge{{name: "br0", address: make([]byte, 6), ports: []string{"x", "x"}}}
 	err := n.Gateway.Do(func() error {
 		bridges[0].address = make([]byte, 99) // longer than any header
-		return plan.withDefaults().put(m, bridges)
+		return plan.put(m, bridges)
 	})
 	if err == nil {
 		t.Fatal("the kernel took it")

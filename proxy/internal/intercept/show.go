@@ -29,7 +29,6 @@ func (p Plan) Show() (State, error) {
 	if err := p.Validate(); err != nil {
 		return State{}, err
 	}
-	p = p.withDefaults()
 	m, err := inspect()
 	if err != nil {
 		return State{}, err
@@ -61,7 +60,7 @@ func (p Plan) Show() (State, error) {
 		state.Rules = append(state.Rules, t.describe()...)
 	}
 	for _, r := range p.wantedRules(m.carriers(p)) {
-		state.Rules = append(state.Rules, describeRule(r.Family, r.IifName, p))
+		state.Rules = append(state.Rules, describeRule(r.Family, r.IifName))
 	}
 	return state, nil
 }
@@ -84,10 +83,10 @@ func (c routingChange) describe() []string {
 	return out
 }
 
-func describeRule(family int, name string, p Plan) string {
+func describeRule(family int, name string) string {
 	number := 6
 	if family == routingFamilies[0].number {
 		number = 4
 	}
-	return fmt.Sprintf("ip -%d rule: iif %s fwmark %#x/%#x lookup %d (all local)", number, name, p.Mark, p.Mark, p.Table)
+	return fmt.Sprintf("ip -%d rule: iif %s fwmark %#x/%#x lookup %d (all local)", number, name, Mark, Mark, Table)
 }

@@ -34,7 +34,6 @@ func (p Plan) Up() (Report, error) {
 	if err := p.Validate(); err != nil {
 		return Report{}, err
 	}
-	p = p.withDefaults()
 	m, err := inspect()
 	if err != nil {
 		return Report{}, err
@@ -77,7 +76,7 @@ func (p Plan) routingChanges(m machine) (routingChange, error) {
 		return routingChange{}, err
 	}
 	if p.Method == TProxy {
-		if err := p.checkTable(); err != nil {
+		if err := checkTable(); err != nil {
 			return routingChange{}, err
 		}
 	}
