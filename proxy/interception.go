@@ -39,6 +39,10 @@ const DefaultLinger = intercept.DefaultLinger
 // far as that is known without looking at the machine.
 func CheckInterception(config Config) error { return plan(config).Validate() }
 
+// CheckMachine reports what stands in the way of interception on this machine, as
+// far as that can be seen without privilege. Nothing is wrong with config itself.
+func CheckMachine(config Config) error { return plan(config).CheckMachine() }
+
 func plan(config Config) intercept.Plan {
 	when := intercept.Block
 	if config.Intercept.Pass {

@@ -51,18 +51,22 @@ type Plan struct {
 type FieldError struct {
 	// Key is the configuration key that holds it, such as "intercept.ports".
 	Key string
-	// Problem says what was found and what was expected.
-	Problem string
+	// Msg says what was found and what was expected.
+	Msg string
 }
 
-func (e *FieldError) Error() string { return e.Key + ": " + e.Problem }
+func (e *FieldError) Error() string { return e.Key + ": " + e.Msg }
+
+// ConfigKey and Problem are the two parts of the message.
+func (e *FieldError) ConfigKey() string { return e.Key }
+func (e *FieldError) Problem() string   { return e.Msg }
 
 // Validate returns all mistakes joined, each a *FieldError. It asks nothing of
-// the machine: what is wrong only here and now is found by Up.
+// the machine: what is wrong only here and now is found by CheckMachine and Up.
 func (p Plan) Validate() error {
 	var errs []error
 	report := func(key, format string, values ...any) {
-		errs = append(errs, &FieldError{Key: key, Problem: fmt.Sprintf(format, values...)})
+		errs = append(errs, &FieldError{Key: key, Msg: fmt.Sprintf(format, values...)})
 	}
 	switch p.Method {
 	case None:
@@ -184,4 +188,11 @@ func (p Plan) listener(v4 bool) (netip.AddrPort, bool) {
 		}
 	}
 	return netip.AddrPort{}, false
+}
+
+// reaches tells whether connections of a family come to the rules for them, and
+// not merely past: without a listener they do to be blocked, and only then.
+func (p Plan) reaches(v4 bool) bool {
+	_, ok := p.listener(v4)
+	return ok || p.Method == TProxy && p.WhenDown == Block
 }

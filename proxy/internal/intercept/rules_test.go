@@ -275,18 +275,23 @@ func TestUpSaysHowManyConnectionsRun(t *testing.T) {
 }
 
 func TestPassIsRefusedWhereNothingIsForwarded(t *testing.T) {
-	n := routed(t)
-	if err := n.Gateway.Sysctl("net.ipv4.ip_forward", "0"); err != nil {
-		t.Fatal(err)
+	for _, row := range []struct {
+		v4     bool
+		sysctl string
+	}{{true, "net.ipv4.ip_forward"}, {false, "net.ipv6.conf.all.forwarding"}} {
+		n := routed(t)
+		if err := n.Gateway.Sysctl(row.sysctl, "0"); err != nil {
+			t.Fatal(err)
+		}
+		plan := tproxyPlan()
+		plan.WhenDown = Pass
+		isRefused(t, n.Gateway, row.sysctl, func() error { _, err := plan.Up(); return err })
+		isRefused(t, n.Gateway, row.sysctl, plan.CheckMachine)
+		plan.Listen = []netip.AddrPort{plan.Listen[map[bool]int{true: 1, false: 0}[row.v4]]} // the other family alone
+		up(t, n.Gateway, plan)
+		plan = tproxyPlan()
+		up(t, n.Gateway, plan)
 	}
-	plan := tproxyPlan()
-	plan.WhenDown = Pass
-	err := n.Gateway.Do(func() error { _, err := plan.Up(); return err })
-	if err == nil || !strings.Contains(err.Error(), "net.ipv4.ip_forward") {
-		t.Errorf("got %v", err)
-	}
-	plan.WhenDown = Block
-	up(t, n.Gateway, plan)
 }
 
 func TestAPlanForNoneTakesTheRulesOut(t *testing.T) {
