@@ -14,6 +14,8 @@ type (
 	InterceptionReport = intercept.Report
 	// InterceptionState is an interception as it is found.
 	InterceptionState = intercept.State
+	// InterceptionEnding is what came of taking one out.
+	InterceptionEnding = intercept.Ending
 	// InputRule is what a firewall on the machine has to let in.
 	InputRule = intercept.InputRule
 )
@@ -27,10 +29,18 @@ func InterceptShow(config Config) (InterceptionState, error) { return plan(confi
 
 // InterceptDown takes interception out, whatever configuration it was put in
 // force with. New connections go their own way at once; what carries the packets
-// of those that Postern took stays for linger, which the call waits for.
-func InterceptDown(ctx context.Context, linger time.Duration) error {
-	return intercept.Down(ctx, linger)
+// of those that Postern took stays for linger, which the call waits for, once it
+// has called waiting.
+func InterceptDown(ctx context.Context, linger time.Duration, waiting func()) (InterceptionEnding, error) {
+	return intercept.Down(ctx, linger, waiting)
 }
+
+// What came of InterceptDown.
+const (
+	NothingStood = intercept.NothingStood
+	TakenOut     = intercept.TakenOut
+	PutBack      = intercept.PutBack
+)
 
 // DefaultLinger is how long the kernel keeps a connection that is over.
 const DefaultLinger = intercept.DefaultLinger

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/signal"
@@ -90,16 +91,31 @@ out. --linger 0s is for a machine that carries nobody's mail.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, release := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer release()
-			return takeOut(ctx, linger)
+			return takeOut(ctx, cmd.OutOrStdout(), linger)
 		},
 	}
-	cmd.Flags().DurationVar(&linger, "linger", proxy.DefaultLinger, "how `long` what carries the last connections stays")
+	cmd.Flags().DurationVar(&linger, "linger", proxy.DefaultLinger, "the `duration` for which what carries the last connections stays")
 	return cmd
 }
 
-func takeOut(ctx context.Context, linger time.Duration) error {
-	if err := proxy.InterceptDown(ctx, linger); err != nil {
+// takeOut says at once what has happened, for the wait is long.
+func takeOut(ctx context.Context, w io.Writer, linger time.Duration) error {
+	var said error
+	ending, err := proxy.InterceptDown(ctx, linger, func() {
+		_, said = fmt.Fprintf(w, "new connections pass by; waiting %s for the last ones that Postern carries, interrupting is safe\n", linger)
+	})
+	if err != nil {
 		return runtimeError{err}
+	}
+	words := "interception is taken out, nothing of Postern's is left"
+	switch ending {
+	case proxy.NothingStood:
+		words = "nothing was in force"
+	case proxy.PutBack:
+		words = "interception was put in force again meanwhile, and stays"
+	}
+	if _, err := fmt.Fprintln(w, words); errors.Join(said, err) != nil {
+		return runtimeError{errors.Join(said, err)}
 	}
 	return nil
 }

@@ -64,8 +64,14 @@ func TestInterceptionIsPutInForceShownAndTakenOut(t *testing.T) {
 				t.Fatalf("in force: %+v", got)
 			}
 			golden(t, "intercept/show-"+method, got.stdout)
-			if got := on(t, h, "intercept", "down", "--linger", "0s"); got != (said{}) {
-				t.Fatalf("down: %+v", got)
+			for _, c := range []struct{ linger, want string }{
+				{"1ms", "new connections pass by; waiting 1ms for the last ones that Postern carries, interrupting is safe\n" +
+					"interception is taken out, nothing of Postern's is left\n"},
+				{"1h", "nothing was in force\n"}, // and nothing to wait for
+			} {
+				if got := on(t, h, "intercept", "down", "--linger", c.linger); got != (said{exitFine, c.want, ""}) {
+					t.Fatalf("down: %+v", got)
+				}
 			}
 			if got := show(); got.code != exitFinding || !strings.HasPrefix(got.stdout, "state: not in force\n") {
 				t.Fatalf("after: %+v", got)
@@ -220,7 +226,8 @@ func TestDownThatIsInterruptedSaysWhatItLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := <-done
-	if got.code != exitFinding || !strings.Contains(got.stderr, "left in place") {
+	if got.code != exitFinding || !strings.Contains(got.stderr, "left in place") ||
+		!strings.HasPrefix(got.stdout, "new connections pass by; waiting 1h0m0s ") || strings.Count(got.stdout, "\n") != 1 {
 		t.Errorf("%+v", got)
 	}
 }
