@@ -290,7 +290,7 @@ func TestShowNoticesAChangedBridge(t *testing.T) {
 	state := show(t, n.Gateway, plan)
 	text := strings.Join(state.Differences, "\n")
 	if state.Agrees || !strings.Contains(text, "set interfaces0 of table bridge has other members") ||
-		!strings.Contains(text, "no routing rule for packets that come in on br1") {
+		!strings.Contains(text, "no IPv6 routing rule for packets that come in on br1") {
 		t.Errorf("%q", state.Differences)
 	}
 	up(t, n.Gateway, plan)

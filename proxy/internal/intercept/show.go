@@ -69,24 +69,25 @@ func (p Plan) Show() (State, error) {
 func (c routingChange) describe() []string {
 	var out []string
 	for _, r := range c.addRules {
-		out = append(out, fmt.Sprintf("no routing rule for packets that come in on %s", r.IifName))
+		out = append(out, fmt.Sprintf("no %s routing rule for packets that come in on %s", routingFamily(r.Family), r.IifName))
 	}
 	for _, r := range c.removeRules {
-		out = append(out, fmt.Sprintf("a routing rule for %s that is not part of the plan", r.IifName))
+		out = append(out, fmt.Sprintf("an %s routing rule for %s that is not part of the plan", routingFamily(r.Family), r.IifName))
 	}
-	for range c.addRoutes {
-		out = append(out, "the local route for intercepted packets is missing")
+	for _, r := range c.addRoutes {
+		out = append(out, fmt.Sprintf("the %s local route for intercepted packets is missing", routingFamily(r.Family)))
 	}
-	for range c.removeRoutes {
-		out = append(out, "a local route that is not part of the plan")
+	for _, r := range c.removeRoutes {
+		out = append(out, fmt.Sprintf("an %s local route that is not part of the plan", routingFamily(r.Family)))
 	}
 	return out
 }
 
+func routingFamily(number int) string {
+	return fmt.Sprintf("IPv%d", familyNumber(number == routingFamilies[0].number))
+}
+
 func describeRule(family int, name string) string {
-	number := 6
-	if family == routingFamilies[0].number {
-		number = 4
-	}
+	number := familyNumber(family == routingFamilies[0].number)
 	return fmt.Sprintf("ip -%d rule: iif %s fwmark %#x/%#x lookup %d (all local)", number, name, Mark, Mark, Table)
 }
