@@ -42,6 +42,14 @@ const (
 	PutBack      = intercept.PutBack
 )
 
+// The bit of the packet mark, the routing table and the priority of routing rules
+// that interception by tproxy uses on every machine.
+const (
+	InterceptionMark     = intercept.Mark
+	InterceptionTable    = intercept.Table
+	InterceptionPriority = intercept.Priority
+)
+
 // DefaultLinger is how long the kernel keeps a connection that is over.
 const DefaultLinger = intercept.DefaultLinger
 

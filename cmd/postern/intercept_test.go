@@ -127,6 +127,18 @@ func TestUpSaysHowManyConnectionsRunAndWhatWillSurprise(t *testing.T) {
 	}
 }
 
+func TestTheHelpOfUpNamesTheNumbersThatMustBeFree(t *testing.T) {
+	got := postern(t, "intercept", "up", "--help")
+	for _, want := range []string{" 0x1000 ", " table 2525 ", " 525 ", "again\nwhen an interface is added"} {
+		if !strings.Contains(got.stdout, want) {
+			t.Errorf("no %q in\n%s", want, got.stdout)
+		}
+	}
+	if got := postern(t, "intercept", "down", "--help"); !strings.Contains(got.stdout, "--linger duration ") {
+		t.Errorf("%s", got.stdout)
+	}
+}
+
 func TestWithoutInterceptionThereIsNothingToPutInForce(t *testing.T) {
 	h := gateway(t)
 	path := write(t, "intercept.method = 'none'\nlisten.upstream = 'mail.example:25'")
