@@ -15,6 +15,10 @@ type (
 	InterceptionReport = intercept.Report
 	// InterceptionState is an interception as it is found.
 	InterceptionState = intercept.State
+	// InterceptionEnding is what came of taking one out.
+	InterceptionEnding = intercept.Ending
+	// InputRule is what a firewall on the machine has to let in.
+	InputRule = intercept.InputRule
 )
 
 // InterceptUp puts the interception of config in force in the present network
@@ -26,10 +30,26 @@ func InterceptShow(config Config) (InterceptionState, error) { return plan(confi
 
 // InterceptDown takes interception out, whatever configuration it was put in
 // force with. New connections go their own way at once; what carries the packets
-// of those that Postern took stays for linger, which the call waits for.
-func InterceptDown(ctx context.Context, linger time.Duration) error {
-	return intercept.Down(ctx, linger)
+// of those that Postern took stays for linger, which the call waits for, once it
+// has called waiting.
+func InterceptDown(ctx context.Context, linger time.Duration, waiting func()) (InterceptionEnding, error) {
+	return intercept.Down(ctx, linger, waiting)
 }
+
+// What came of InterceptDown.
+const (
+	NothingStood = intercept.NothingStood
+	TakenOut     = intercept.TakenOut
+	PutBack      = intercept.PutBack
+)
+
+// The bit of the packet mark, the routing table and the priority of routing rules
+// that interception by tproxy uses on every machine.
+const (
+	InterceptionMark     = intercept.Mark
+	InterceptionTable    = intercept.Table
+	InterceptionPriority = intercept.Priority
+)
 
 // DefaultLinger is how long the kernel keeps a connection that is over.
 const DefaultLinger = intercept.DefaultLinger
@@ -55,6 +75,10 @@ func InterceptionChanges(was, is Config) []string {
 	note("when_down", a.Pass == b.Pass)
 	return keys
 }
+
+// CheckMachine reports what stands in the way of interception on this machine, as
+// far as that can be seen without privilege. Nothing is wrong with config itself.
+func CheckMachine(config Config) error { return plan(config).CheckMachine() }
 
 func plan(config Config) intercept.Plan {
 	when := intercept.Block

@@ -26,12 +26,15 @@ connections come in, the floor, what clients are shown, and each rule in words, 
 the order in which they are asked. The first rule that matches decides.
 
 Nothing is changed and no address is asked; a running Postern is not disturbed.
-The keys must be readable for whoever runs the check.
+The keys must be readable for whoever runs the check. What interception needs of
+this machine is looked at too, as far as that takes no privilege: forwarding for
+when_down = "pass", and what bridges need. "postern intercept up" sees the rest.
 
     postern check && systemctl reload postern
 
-Exit codes: 0 sound; 1 sound, but a rule has expired and matches nothing any more,
-so that the next one decides in its place; 2 the configuration is at fault.`,
+Exit codes: 0 sound; 1 sound, but this machine does not fit it, or a rule has
+expired and matches nothing any more, so that the next one decides in its place;
+2 the configuration is at fault.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.check(time.Now())
@@ -40,16 +43,20 @@ so that the next one decides in its place; 2 the configuration is at fault.`,
 			}
 			if o.json() {
 				err = printJSON(cmd.OutOrStdout(), c)
-			} else if len(c.Errors) == 0 {
+			} else if len(c.faults) == 0 {
 				err = c.print(cmd.OutOrStdout())
 			}
 			switch {
 			case err != nil:
 				return runtimeError{err}
-			case len(c.Errors) > 0 && o.json():
+			case len(c.faults) > 0 && o.json():
 				return errFaulty
-			case len(c.Errors) > 0:
+			case len(c.faults) > 0:
 				return c.faults
+			case len(c.obstacles) > 0 && o.json():
+				return errFinding
+			case len(c.obstacles) > 0:
+				return runtimeError{c.obstacles}
 			case slices.ContainsFunc(c.Rules, func(r checkedRule) bool { return r.Expired }):
 				return errFinding
 			}
@@ -61,14 +68,15 @@ so that the next one decides in its place; 2 the configuration is at fault.`,
 // checked is what "check --format json" prints.
 type checked struct {
 	File     string        `json:"file"`
-	Sound    bool          `json:"sound"`
+	Sound    bool          `json:"sound"` // and so on this machine
 	Errors   []remark      `json:"errors"`
 	Notes    []remark      `json:"notes"`
 	Warnings []remark      `json:"warnings"`
 	Does     []statement   `json:"does,omitempty"`
 	Rules    []checkedRule `json:"rules,omitempty"`
 
-	faults config.Errors
+	faults    config.Errors // of the file
+	obstacles config.Errors // of the machine
 }
 
 // A remark is one thing about one place of the file.
@@ -111,8 +119,11 @@ func (o *options) check(now time.Time) (*checked, error) {
 	warnings, err := proxy.CheckFiles(file.Proxy)
 	c.faults = file.Locate(errors.Join(err, proxy.CheckInterception(file.Proxy)))
 	slices.SortStableFunc(c.faults, func(a, b *config.Error) int { return cmp.Compare(a.Line, b.Line) })
+	if len(c.faults) == 0 {
+		c.obstacles = file.Locate(proxy.CheckMachine(file.Proxy))
+	}
 	c.finish(file.Notes, file.Locate(errors.Join(warnings...)))
-	if c.Sound {
+	if len(c.faults) == 0 {
 		c.Does = statements(file.Proxy)
 		c.Rules = rulesOf(file, now)
 	}
@@ -120,8 +131,8 @@ func (o *options) check(now time.Time) (*checked, error) {
 }
 
 func (c *checked) finish(notes, warnings config.Errors) {
-	c.Sound = len(c.faults) == 0
-	c.Errors, c.Notes, c.Warnings = remarks(c.faults), remarks(notes), remarks(warnings)
+	c.Sound = len(c.faults) == 0 && len(c.obstacles) == 0
+	c.Errors, c.Notes, c.Warnings = remarks(slices.Concat(c.faults, c.obstacles)), remarks(notes), remarks(warnings)
 }
 
 func remarks(all config.Errors) []remark {
@@ -216,7 +227,11 @@ func shownWords(certificates []proxy.Certificate) string {
 
 func (c *checked) print(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s is sound.\n", c.File)
+	if len(c.obstacles) == 0 {
+		fmt.Fprintf(&b, "%s is sound.\n", c.File)
+	} else {
+		fmt.Fprintf(&b, "%s is sound, but not for this machine.\n", c.File)
+	}
 	for _, list := range []struct {
 		word string
 		all  []remark

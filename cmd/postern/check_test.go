@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,13 +65,14 @@ func TestCheckSaysInWordsWhatAConfigurationDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	path, _ := certified(t, string(doc), edge)
-	got := postern(t, "check", "--config", path)
+	h := gateway(t) // it forwards, as when_down = "pass" needs
+	got := on(t, h, "check", "--config", path)
 	if got.code != exitFinding || got.stderr != "" { // one has expired
 		t.Errorf("exit %d\n%s", got.code, got.stderr)
 	}
 	golden(t, "check/everything.txt", got.stdout)
 
-	got = postern(t, "check", "--format", "json", "--config", path)
+	got = on(t, h, "check", "--format", "json", "--config", path)
 	if got.code != exitFinding || got.stderr != "" {
 		t.Errorf("exit %d\n%s", got.code, got.stderr)
 	}
@@ -145,6 +147,64 @@ postern.toml:12: rule "a": ca: open /nonexistent/ca.pem: no such file or directo
 		if result.Sound || len(result.Errors) != strings.Count(c.want, "\n") || result.Errors[0].Line == 0 || result.Rules != nil {
 			t.Errorf("%+v", result)
 		}
+	}
+}
+
+func TestCheckFindsWhatInterceptionMissesOnThisMachine(t *testing.T) {
+	const passes = `intercept = {interfaces = ["lan0"], when_down = "pass"}
+`
+	const no4 = `postern.toml:1: intercept.when_down: pass needs a machine that forwards IPv4, and net.ipv4.ip_forward is 0: ` +
+		`sysctl -w net.ipv4.ip_forward=1, or when_down = "block", or no IPv4 address in listen.addresses
+`
+	no6 := strings.NewReplacer("IPv4", "IPv6", "ipv4.ip_forward", "ipv6.conf.all.forwarding").Replace(no4)
+	for name, c := range map[string]struct {
+		doc            string
+		forward, flow6 string
+		want           string
+	}{
+		"both":              {passes, "1", "1", ""},
+		"neither":           {passes, "0", "0", no4 + no6},
+		"IPv4 alone":        {passes, "1", "0", no6},
+		"IPv6 alone":        {passes, "0", "1", no4},
+		"no IPv6 wanted":    {passes + `listen.addresses = ["127.0.0.1:2525"]`, "1", "0", ""},
+		"blocked, not sent": {`intercept.interfaces = ["lan0"]`, "0", "0", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := gateway(t)
+			if err := errors.Join(h.Sysctl("net.ipv4.ip_forward", c.forward), h.Sysctl("net.ipv6.conf.all.forwarding", c.flow6)); err != nil {
+				t.Fatal(err)
+			}
+			path := write(t, c.doc)
+			code, first := exitFine, " is sound.\n"
+			if c.want != "" {
+				code, first = exitFinding, " is sound, but not for this machine.\n"
+			}
+			got := on(t, h, "check", "--config", path)
+			if said := strings.ReplaceAll(got.stderr, path, "postern.toml"); got.code != code || said != c.want ||
+				!strings.HasPrefix(got.stdout, path+first) {
+				t.Errorf("exit %d\n%s%s", got.code, got.stdout, said)
+			}
+			got = on(t, h, "check", "--config", path, "--format", "json")
+			var result checked
+			if err := json.Unmarshal([]byte(got.stdout), &result); err != nil || got.code != code || got.stderr != "" {
+				t.Errorf("%v, exit %d\n%s%s", err, got.code, got.stdout, got.stderr)
+			}
+			if result.Sound != (c.want == "") || len(result.Errors) != strings.Count(c.want, "\n") || result.Rules == nil {
+				t.Errorf("%+v", result)
+			}
+			// And interception says the same.
+			if up := on(t, h, "intercept", "up", "--config", path); up.code != code {
+				t.Errorf("up: %+v", up)
+			}
+		})
+	}
+}
+
+func TestCheckLooksAtTheMachineWithoutPrivilege(t *testing.T) {
+	path := write(t, `intercept = {interfaces = ["lan0"], when_down = "pass"}`)
+	check := func() said { return postern(t, "check", "--config", path) }
+	if with, without := check(), withoutCapability(check); with != without {
+		t.Errorf("with CAP_NET_ADMIN %+v, without %+v", with, without)
 	}
 }
 

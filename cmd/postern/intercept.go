@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/signal"
@@ -41,14 +42,20 @@ func newInterceptUp(o *options) *cobra.Command {
 	return o.printed(&cobra.Command{
 		Use:   "up",
 		Short: "Put the configured interception in force",
-		Long: `Put the configured interception in force, in place of an earlier one: whole or,
+		Long: fmt.Sprintf(`Put the configured interception in force, in place of an earlier one: whole or,
 where the kernel refuses any part of it, not at all.
 
 Connections that run already go on undisturbed, and without Postern; how many
 they are is printed, as far as conntrack knows. New ones come to Postern, or meet
-when_down until "postern run" listens. Saying it twice does no harm.
+when_down until "postern run" listens. Saying it twice does no harm. Say it again
+when an interface is added to this machine or to a bridge: with method = "tproxy"
+the answers of servers need a routing rule on each that they may come in on.
 
-    postern check && postern intercept up`,
+What it uses must be free: nftables tables named postern (inet and bridge), and
+for method = "tproxy" bit %#x of the packet mark, the routing table %d and
+the priority %d of its routing rules.
+
+    postern check && postern intercept up`, proxy.InterceptionMark, proxy.InterceptionTable, proxy.InterceptionPriority),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			file, err := o.loadInterception()
@@ -90,16 +97,31 @@ out. --linger 0s is for a machine that carries nobody's mail.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, release := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer release()
-			return takeOut(ctx, linger)
+			return takeOut(ctx, cmd.OutOrStdout(), linger)
 		},
 	}
-	cmd.Flags().DurationVar(&linger, "linger", proxy.DefaultLinger, "how `long` what carries the last connections stays")
+	cmd.Flags().DurationVar(&linger, "linger", proxy.DefaultLinger, "the `duration` for which what carries the last connections stays")
 	return cmd
 }
 
-func takeOut(ctx context.Context, linger time.Duration) error {
-	if err := proxy.InterceptDown(ctx, linger); err != nil {
+// takeOut says at once what has happened, for the wait is long.
+func takeOut(ctx context.Context, w io.Writer, linger time.Duration) error {
+	var said error
+	ending, err := proxy.InterceptDown(ctx, linger, func() {
+		_, said = fmt.Fprintf(w, "new connections pass by; waiting %s for the last ones that Postern carries, interrupting is safe\n", linger)
+	})
+	if err != nil {
 		return runtimeError{err}
+	}
+	words := "interception is taken out, nothing of Postern's is left"
+	switch ending {
+	case proxy.NothingStood:
+		words = "nothing was in force"
+	case proxy.PutBack:
+		words = "interception was put in force again meanwhile, and stays"
+	}
+	if _, err := fmt.Fprintln(w, words); errors.Join(said, err) != nil {
+		return runtimeError{errors.Join(said, err)}
 	}
 	return nil
 }
@@ -159,10 +181,36 @@ type upResult struct {
 	WhenDown   string   `json:"when_down"`
 	Running    *int     `json:"running,omitempty"` // absent: not known
 	Warnings   []string `json:"warnings"`
+	// InputRule is absent where nothing is intercepted.
+	InputRule *inputRule `json:"input_rule,omitempty"`
+}
+
+// inputRule is what a firewall on the machine has to let in.
+type inputRule struct {
+	NFT      string   `json:"nft"`
+	IPTables []string `json:"iptables"`
+}
+
+func inputRuleOf(r proxy.InputRule) *inputRule {
+	if r.NFT == "" {
+		return nil
+	}
+	return &inputRule{r.NFT, r.IPTables}
+}
+
+func (r *inputRule) print(b *strings.Builder) {
+	if r == nil {
+		return
+	}
+	b.WriteString("input rule, for a firewall here that drops what it does not know, before it drops:\n")
+	fmt.Fprintf(b, "  nftables: %s\n", r.NFT)
+	for _, command := range r.IPTables {
+		fmt.Fprintf(b, "  iptables: %s\n", command)
+	}
 }
 
 func upOf(in proxy.Intercept, r proxy.InterceptionReport) upResult {
-	u := upResult{in.Method, notNil(in.Interfaces), in.Ports, whenDown(in), nil, notNil(r.Warnings)}
+	u := upResult{in.Method, notNil(in.Interfaces), in.Ports, whenDown(in), nil, notNil(r.Warnings), inputRuleOf(r.InputRule)}
 	if r.Running.Known {
 		u.Running = &r.Running.Count
 	}
@@ -180,6 +228,7 @@ func printUp(w io.Writer, in proxy.Intercept, r proxy.InterceptionReport) error 
 		fmt.Fprintf(&b, "in force: %s\n", where(in))
 		fmt.Fprintf(&b, "running before: %s, which go on without Postern\n", running(r.Running.Known, r.Running.Count))
 	}
+	inputRuleOf(r.InputRule).print(&b)
 	for _, text := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", text)
 	}
@@ -197,6 +246,8 @@ type showResult struct {
 	Rules       []string `json:"rules"`
 	Differences []string `json:"differences"`
 	Warnings    []string `json:"warnings"`
+
+	InputRule *inputRule `json:"input_rule,omitempty"` // as in upResult
 }
 
 func shownOf(in proxy.Intercept, s proxy.InterceptionState) showResult {
@@ -204,6 +255,7 @@ func shownOf(in proxy.Intercept, s proxy.InterceptionState) showResult {
 		InForce: s.Agrees && (s.Taking || in.Method == "none"),
 		State:   "not in force", Taking: s.Taking, Lingering: s.Lingering,
 		Rules: notNil(s.Rules), Differences: notNil(s.Differences), Warnings: notNil(s.Warnings),
+		InputRule: inputRuleOf(s.InputRule),
 	}
 	if s.Running.Known {
 		r.Running = &s.Running.Count
@@ -238,6 +290,10 @@ func printShown(w io.Writer, in proxy.Intercept, s proxy.InterceptionState, r sh
 		if len(list.lines) > 0 {
 			fmt.Fprintf(&b, "\n%s\n  %s\n", list.head, strings.Join(list.lines, "\n  "))
 		}
+	}
+	if r.InputRule != nil {
+		b.WriteString("\n")
+		r.InputRule.print(&b)
 	}
 	for _, text := range r.Warnings {
 		fmt.Fprintf(&b, "\nwarning: %s\n", text)

@@ -64,8 +64,14 @@ func TestInterceptionIsPutInForceShownAndTakenOut(t *testing.T) {
 				t.Fatalf("in force: %+v", got)
 			}
 			golden(t, "intercept/show-"+method, got.stdout)
-			if got := on(t, h, "intercept", "down", "--linger", "0s"); got != (said{}) {
-				t.Fatalf("down: %+v", got)
+			for _, c := range []struct{ linger, want string }{
+				{"1ms", "new connections pass by; waiting 1ms for the last ones that Postern carries, interrupting is safe\n" +
+					"interception is taken out, nothing of Postern's is left\n"},
+				{"1h", "nothing was in force\n"}, // and nothing to wait for
+			} {
+				if got := on(t, h, "intercept", "down", "--linger", c.linger); got != (said{exitFine, c.want, ""}) {
+					t.Fatalf("down: %+v", got)
+				}
 			}
 			if got := show(); got.code != exitFinding || !strings.HasPrefix(got.stdout, "state: not in force\n") {
 				t.Fatalf("after: %+v", got)
@@ -91,7 +97,8 @@ func TestInterceptionThatDiffersFromTheConfigurationIsAFinding(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.stdout), &state); err != nil || got.code != exitFinding {
 		t.Fatalf("%v, %+v", err, got)
 	}
-	if state.InForce || !state.Taking || state.State != "in force otherwise than configured" || len(state.Differences) != 1 || len(state.Rules) == 0 {
+	if state.InForce || !state.Taking || state.State != "in force otherwise than configured" || len(state.Differences) != 1 || len(state.Rules) == 0 ||
+		state.InputRule == nil || len(state.InputRule.IPTables) != 2 {
 		t.Errorf("%+v", state)
 	}
 }
@@ -103,7 +110,8 @@ func TestUpSaysHowManyConnectionsRunAndWhatWillSurprise(t *testing.T) {
 	if got.code != exitFine || got.stderr != "" {
 		t.Fatalf("%+v", got)
 	}
-	for _, want := range []string{"in force: tproxy on lan0, lan7, port 25; when_down = block\n", "running before: ", "warning: interface lan7 does not exist (yet)\n"} {
+	for _, want := range []string{"in force: tproxy on lan0, lan7, port 25; when_down = block\n", "running before: ", "warning: interface lan7 does not exist (yet)\n",
+		"  nftables: meta mark & 0x1000 == 0x1000 accept\n", "  iptables: iptables -I INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT\n"} {
 		if !strings.Contains(got.stdout, want) {
 			t.Errorf("no %q in\n%s", want, got.stdout)
 		}
@@ -113,8 +121,21 @@ func TestUpSaysHowManyConnectionsRunAndWhatWillSurprise(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.stdout), &report); err != nil || got.code != exitFine {
 		t.Fatalf("%v, %+v", err, got)
 	}
-	if report.Method != "tproxy" || report.WhenDown != "block" || len(report.Interfaces) != 2 || len(report.Warnings) != 1 {
+	if report.Method != "tproxy" || report.WhenDown != "block" || len(report.Interfaces) != 2 || len(report.Warnings) != 1 ||
+		report.InputRule == nil || report.InputRule.NFT == "" || len(report.InputRule.IPTables) != 2 {
 		t.Errorf("%+v", report)
+	}
+}
+
+func TestTheHelpOfUpNamesTheNumbersThatMustBeFree(t *testing.T) {
+	got := postern(t, "intercept", "up", "--help")
+	for _, want := range []string{" 0x1000 ", " table 2525 ", " 525 ", "again\nwhen an interface is added"} {
+		if !strings.Contains(got.stdout, want) {
+			t.Errorf("no %q in\n%s", want, got.stdout)
+		}
+	}
+	if got := postern(t, "intercept", "down", "--help"); !strings.Contains(got.stdout, "--linger duration ") {
+		t.Errorf("%s", got.stdout)
 	}
 }
 
@@ -217,7 +238,8 @@ func TestDownThatIsInterruptedSaysWhatItLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := <-done
-	if got.code != exitFinding || !strings.Contains(got.stderr, "left in place") {
+	if got.code != exitFinding || !strings.Contains(got.stderr, "left in place") ||
+		!strings.HasPrefix(got.stdout, "new connections pass by; waiting 1h0m0s ") || strings.Count(got.stdout, "\n") != 1 {
 		t.Errorf("%+v", got)
 	}
 }

@@ -30,7 +30,8 @@ const beforeBridging nftables.ChainPriority = -300
 // bridgeTable lifts what passes a bridge to this machine's own IP layer, where
 // the inet table waits for it: connections towards the intercepted ports, and
 // the answers from there, which belong to Postern's upstream legs. What bypass
-// and sources leave alone is not lifted, so it is bridged as it always was.
+// and sources leave alone is not lifted, so it is bridged as it always was; nor
+// is a family that would only pass.
 func (p Plan) bridgeTable(bridges []bridge) table {
 	t := table{family: nftables.TableFamilyBridge, sets: p.commonSets()}
 	prerouting := chain{
@@ -51,6 +52,9 @@ func (p Plan) bridgeTable(bridges []bridge) table {
 			{towardsClient + number, sourcePort, destination},
 		} {
 			for _, v4 := range []bool{true, false} {
+				if !p.reaches(v4) {
+					continue
+				}
 				prerouting.rules = append(prerouting.rules, rule{
 					"what passes " + b.name, join(isEtherType(v4), isTCP(), incomingOn(ports),
 						portIn(direction.port, setPorts), jump(direction.chain))})
@@ -107,6 +111,7 @@ func (p Plan) checkBridges(m machine, bridges []bridge) error {
 	for _, sysctl := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
 		if value, err := m.sysctl(sysctl); err == nil && value == "1" {
 			return &ObstacleError{
+				Key: "intercept.interfaces",
 				What: fmt.Sprintf("%s is a bridge and %s = 1 (br_netfilter), which silently disables interception",
 					bridges[0].name, sysctlName(sysctl)),
 				Remedy: fmt.Sprintf("sysctl -w %s=0 (and unload br_netfilter if nothing needs it)", sysctlName(sysctl)),

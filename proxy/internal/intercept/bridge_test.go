@@ -212,6 +212,28 @@ func TestPassOnABridgeNeedsForwardingAndARoute(t *testing.T) {
 	up(t, n.Gateway, plan)
 }
 
+// IPv6 is not forwarded here: what was lifted would be lost.
+func TestAFamilyThatWouldOnlyPassIsNotLiftedOffTheBridge(t *testing.T) {
+	n := bridged(t)
+	err := errors.Join(
+		n.Gateway.Sysctl("net.ipv4.ip_forward", "1"),
+		n.Gateway.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), n.Server4),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := bridgePlan()
+	plan.WhenDown, plan.Listen = Pass, plan.Listen[:1]
+	up(t, n.Gateway, plan)
+	startRelay(t, n.Gateway, plan)
+	families(t, n, func(t *testing.T, client, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		if v := mustCall(t, n.Client, anyPort, at(server, smtp)); v.wasIntercepted() != client.Is4() {
+			t.Errorf("intercepted %v", v.wasIntercepted())
+		}
+	})
+}
+
 func TestBridgeNetfilterIsRefusedByName(t *testing.T) {
 	n := bridged(t)
 	before := snapshot(t, n.Gateway)
@@ -228,8 +250,11 @@ func TestBridgeNetfilterIsRefusedByName(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = n.Gateway.Do(func() error { _, err := bridgePlan().Up(); return err })
-		if err == nil || !strings.Contains(err.Error(), "net.bridge.bridge-nf-call-"+name) {
-			t.Errorf("got %v", err)
+		checked := n.Gateway.Do(bridgePlan().CheckMachine)
+		for _, err := range []error{err, checked} {
+			if err == nil || !strings.Contains(err.Error(), "net.bridge.bridge-nf-call-"+name) {
+				t.Errorf("got %v", err)
+			}
 		}
 		if err := n.Gateway.Sysctl("net/bridge/bridge-nf-call-"+name, "0"); err != nil {
 			t.Fatal(err)
@@ -265,7 +290,7 @@ func TestShowNoticesAChangedBridge(t *testing.T) {
 	state := show(t, n.Gateway, plan)
 	text := strings.Join(state.Differences, "\n")
 	if state.Agrees || !strings.Contains(text, "set interfaces0 of table bridge has other members") ||
-		!strings.Contains(text, "no routing rule for packets that come in on br1") {
+		!strings.Contains(text, "no IPv6 routing rule for packets that come in on br1") {
 		t.Errorf("%q", state.Differences)
 	}
 	up(t, n.Gateway, plan)

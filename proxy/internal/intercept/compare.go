@@ -52,17 +52,17 @@ func (t table) differences(connection *nftables.Conn) ([]string, error) {
 	var out []string
 	for _, present := range chains {
 		if !slices.ContainsFunc(t.chains, func(c chain) bool { return c.name == present.Name }) {
-			out = append(out, fmt.Sprintf("chain %s is not part of the plan", present.Name))
+			out = append(out, fmt.Sprintf("chain %s of table %s is not part of the plan", present.Name, familyName(t.family)))
 		}
 	}
 	for _, c := range t.chains {
 		i := slices.IndexFunc(chains, func(p *nftables.Chain) bool { return p.Name == c.name })
 		if i < 0 {
-			out = append(out, fmt.Sprintf("chain %s is missing", c.name))
+			out = append(out, fmt.Sprintf("chain %s of table %s is missing", c.name, familyName(t.family)))
 			continue
 		}
 		if !c.hookedLike(chains[i]) {
-			out = append(out, fmt.Sprintf("chain %s is hooked in differently", c.name))
+			out = append(out, fmt.Sprintf("chain %s of table %s is hooked in differently", c.name, familyName(t.family)))
 		}
 		rules, err := kernelRules(t.family, tableName, c.name)
 		if err != nil {
@@ -92,14 +92,23 @@ func (c chain) hookedLike(present *nftables.Chain) bool {
 		present.Priority != nil && *present.Priority == c.hook.priority && present.Type == c.hook.kind
 }
 
+// compare names the first rule that differs, for those behind it are displaced by
+// one that is missing or too much.
 func (c chain) compare(family nftables.TableFamily, present [][]byte) string {
+	where := fmt.Sprintf("chain %s of table %s", c.name, familyName(family))
 	if len(present) != len(c.rules) {
-		return fmt.Sprintf("chain %s has %d rules, the plan %d", c.name, len(present), len(c.rules))
+		where += fmt.Sprintf(" has %d rules, the plan %d", len(present), len(c.rules))
 	}
 	for i, r := range c.rules {
-		if !r.sameAs(family, present[i]) {
-			return fmt.Sprintf("chain %s rule %d is not %q", c.name, i+1, r.comment)
+		switch {
+		case i >= len(present):
+			return fmt.Sprintf("%s: rule %d is missing: %q", where, i+1, r.comment)
+		case !r.sameAs(family, present[i]):
+			return fmt.Sprintf("%s: rule %d is not %q", where, i+1, r.comment)
 		}
+	}
+	if len(present) > len(c.rules) {
+		return fmt.Sprintf("%s: rule %d is not part of the plan", where, len(c.rules)+1)
 	}
 	return ""
 }

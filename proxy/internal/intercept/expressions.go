@@ -139,13 +139,13 @@ func fibIsLocal() []expr.Any {
 }
 
 // setMark: meta mark set meta mark | bit. Other bits belong to others.
-func (p Plan) setMark() []expr.Any {
+func setMark() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
 		&expr.Bitwise{
 			SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(^p.Mark),
-			Xor:  binaryutil.NativeEndian.PutUint32(p.Mark),
+			Mask: binaryutil.NativeEndian.PutUint32(^uint32(Mark)),
+			Xor:  binaryutil.NativeEndian.PutUint32(Mark),
 		},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register},
 	}

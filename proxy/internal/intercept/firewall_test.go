@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -129,35 +130,18 @@ func closed(rules ...[]expr.Any) firewall {
 	}, rules...)}
 }
 
-func TestInterceptedConnectionsNeedTheNamedRulePastAClosedInputChain(t *testing.T) {
-	plan := tproxyPlan()
-	marked := join([]expr.Any{
+// marked and redirected are the rules that InputRule names.
+func marked() []expr.Any {
+	return join([]expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
 		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(DefaultMark), Xor: make([]byte, 4)},
-		equals(binaryutil.NativeEndian.PutUint32(DefaultMark)...),
+			Mask: binaryutil.NativeEndian.PutUint32(Mark), Xor: make([]byte, 4)},
+		equals(binaryutil.NativeEndian.PutUint32(Mark)...),
 	}, verdict(expr.VerdictAccept))
-	if rule := plan.InputRule(); rule != "meta mark & 0x1000 == 0x1000 accept" {
-		t.Fatalf("the named rule is %q, this test installs another", rule)
-	}
-	n := routed(t)
-	install(t, n.Gateway, "closed", closed(marked))
-	report := up(t, n.Gateway, plan)
-	if !strings.Contains(strings.Join(report.Warnings, "\n"), plan.InputRule()) {
-		t.Errorf("warnings %q do not name the rule", report.Warnings)
-	}
-	startRelay(t, n.Gateway, plan)
-	families(t, n, func(t *testing.T, client, server netip.Addr) {
-		echo(t, n.Server, at(server, smtp))
-		if v := mustCall(t, n.Client, anyPort, at(server, smtp)); !v.wasIntercepted() {
-			t.Error("the connection was not intercepted")
-		}
-	})
 }
 
-func TestRedirectedConnectionsNeedTheNamedRulePastAClosedInputChain(t *testing.T) {
-	plan := redirectPlan()
-	redirected := join(
+func redirected() []expr.Any {
+	return join(
 		[]expr.Any{
 			&expr.Ct{Key: expr.CtKeySTATUS, Register: register},
 			&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4,
@@ -167,19 +151,76 @@ func TestRedirectedConnectionsNeedTheNamedRulePastAClosedInputChain(t *testing.T
 			&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: destinationPort, Len: 2},
 			equals(bigEndian16(2525)...),
 		}, verdict(expr.VerdictAccept))
-	if rule := plan.InputRule(); rule != "ct status dnat tcp dport { 2525 } accept" {
-		t.Fatalf("the named rule is %q, this test installs another", rule)
-	}
-	n := routed(t)
-	install(t, n.Gateway, "closed", closed(redirected))
-	up(t, n.Gateway, plan)
-	startRelay(t, n.Gateway, plan)
-	families(t, n, func(t *testing.T, client, server netip.Addr) {
-		echo(t, n.Server, at(server, smtp))
-		if v := mustCall(t, n.Client, anyPort, at(server, smtp)); !v.wasIntercepted() {
-			t.Error("the connection was not intercepted")
+}
+
+// ending is a closed chain that drops by its last rule and not by its policy.
+func ending(rules ...[]expr.Any) firewall {
+	wall := closed(rules...)
+	wall.policy = nftables.ChainPolicyAccept
+	wall.rules = append(wall.rules, verdict(expr.VerdictDrop))
+	return wall
+}
+
+func TestInterceptedConnectionsPassAClosedInputChainByTheNamedRule(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		plan  Plan
+		rule  []expr.Any
+		named InputRule
+	}{
+		{"tproxy", tproxyPlan(), marked(), InputRule{"meta mark & 0x1000 == 0x1000 accept", []string{
+			"iptables -I INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT",
+			"ip6tables -I INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT"}}},
+		{"redirect", redirectPlan(), redirected(), InputRule{"ct status dnat tcp dport { 2525 } accept", []string{
+			"iptables -I INPUT -p tcp --dport 2525 -m conntrack --ctstate DNAT -j ACCEPT",
+			"ip6tables -I INPUT -p tcp --dport 2525 -m conntrack --ctstate DNAT -j ACCEPT"}}},
+	} {
+		for _, wall := range []struct {
+			name string
+			with func(...[]expr.Any) firewall
+			warn bool // of a policy there is a warning besides
+		}{{"by policy", closed, true}, {"by its last rule", ending, false}} {
+			t.Run(row.name+" "+wall.name, func(t *testing.T) {
+				n := routed(t)
+				install(t, n.Gateway, "closed", wall.with(row.rule))
+				report := up(t, n.Gateway, row.plan)
+				shown := show(t, n.Gateway, row.plan)
+				for _, named := range []InputRule{report.InputRule, shown.InputRule} {
+					if !reflect.DeepEqual(named, row.named) {
+						t.Errorf("named %q, this test installs another", named)
+					}
+				}
+				for _, warnings := range [][]string{report.Warnings, shown.Warnings} {
+					if warned := strings.Contains(strings.Join(warnings, "\n"), row.named.NFT); warned != wall.warn {
+						t.Errorf("warnings %q", warnings)
+					}
+				}
+				startRelay(t, n.Gateway, row.plan)
+				families(t, n, func(t *testing.T, client, server netip.Addr) {
+					echo(t, n.Server, at(server, smtp))
+					if v := mustCall(t, n.Client, anyPort, at(server, smtp)); !v.wasIntercepted() {
+						t.Error("the connection was not intercepted")
+					}
+				})
+			})
 		}
-	})
+	}
+}
+
+func TestTheInputRuleNamesEachPortAndOnlyFamiliesThatAreListenedIn(t *testing.T) {
+	two := redirectPlan()
+	two.Listen[1] = netip.MustParseAddrPort("[::]:2626")
+	if got := two.inputRule(); got.NFT != "ct status dnat tcp dport { 2525, 2626 } accept" || !strings.Contains(got.IPTables[1], "--dport 2626 ") {
+		t.Errorf("%q", got)
+	}
+	one := tproxyPlan()
+	one.Listen = one.Listen[1:]
+	if got := one.inputRule().IPTables; len(got) != 1 || !strings.HasPrefix(got[0], "ip6tables ") {
+		t.Errorf("%q", got)
+	}
+	if got := (Plan{Method: None}).inputRule(); got.NFT != "" || got.IPTables != nil {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestReversePathFiltersAndMarksDoNotGetInTheWay(t *testing.T) {

@@ -3,6 +3,7 @@ package intercept
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -40,7 +41,8 @@ func replace(tables []table) error {
 	return nil
 }
 
-// ownTables lists the tables of ours that are in the kernel.
+// ownTables lists the tables of ours that are in the kernel. One of our name that
+// is somebody else's is an obstacle, for there cannot be two.
 func ownTables(connection *nftables.Conn) ([]*nftables.Table, error) {
 	var own []*nftables.Table
 	for _, family := range ownFamilies {
@@ -52,17 +54,46 @@ func ownTables(connection *nftables.Conn) ([]*nftables.Table, error) {
 			return nil, fmt.Errorf("intercept: listing nftables tables (CONFIG_NF_TABLES): %w", err)
 		}
 		for _, t := range tables {
-			if t.Name == tableName && t.Family == family {
-				own = append(own, t)
+			if t.Name != tableName || t.Family != family {
+				continue
 			}
+			if err := checkMade(connection, t); err != nil {
+				return nil, err
+			}
+			own = append(own, t)
 		}
 	}
 	return own, nil
 }
 
-// add queues the table for the transaction.
+// signature are the chains by which a table of ours is known. They stand in it
+// under every plan, and stay while Down lingers.
+var signature = map[nftables.TableFamily][]string{
+	nftables.TableFamilyINet:   {hookChain, takeChain},
+	nftables.TableFamilyBridge: {hookChain, towardsServer + "0", towardsClient + "0"},
+}
+
+func checkMade(connection *nftables.Conn, t *nftables.Table) error {
+	chains, err := connection.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return fmt.Errorf("intercept: listing nftables chains: %w", err)
+	}
+	for _, name := range signature[t.Family] {
+		if !slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == t.Name && c.Name == name }) {
+			return &ObstacleError{
+				What: fmt.Sprintf("the nftables table %s %s has no chain %s, so it was not made by intercept up",
+					familyName(t.Family), t.Name, name),
+				Remedy: fmt.Sprintf("rename it, or if nobody needs it: nft delete table %s %s", familyName(t.Family), t.Name),
+			}
+		}
+	}
+	return nil
+}
+
+// add queues the table for the transaction, which fails where there is another
+// of that name.
 func (t table) add(connection *nftables.Conn, name string) error {
-	made := connection.AddTable(&nftables.Table{Name: name, Family: t.family})
+	made := connection.CreateTable(&nftables.Table{Name: name, Family: t.family})
 	for _, s := range t.sets {
 		err := connection.AddSet(&nftables.Set{
 			Table: made, Name: s.name, KeyType: s.kind, KeyByteOrder: s.order, Interval: s.interval,

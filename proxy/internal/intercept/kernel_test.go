@@ -25,7 +25,7 @@ func TestAnExpressionTheKernelLacksIsNamedWithWhatItIsFor(t *testing.T) {
 		{&expr.Reject{Type: 99}, "nft_reject_inet (CONFIG_NFT_REJECT_INET), needed for when_down = block"},
 		{&expr.Fib{Register: 99}, "nft_fib_inet (CONFIG_NFT_FIB_INET)"},
 	} {
-		broken := tproxyPlan().withDefaults().tables(nil)
+		broken := tproxyPlan().tables(nil)
 		broken[0].chains[0].rules = append(broken[0].chains[0].rules, rule{"broken", []expr.Any{row.broken}})
 		err := n.Gateway.Do(func() error { return replace(broken) })
 		var obstacle *ObstacleError

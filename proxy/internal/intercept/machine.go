@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -16,13 +15,19 @@ import (
 // ObstacleError is something about this machine that stands in the way of a
 // plan that is right in itself.
 type ObstacleError struct {
+	// Key is the configuration key that asks for it, "" where none does.
+	Key string
 	// What is in the way.
 	What string
 	// Remedy is what an administrator can do about it.
 	Remedy string
 }
 
-func (e *ObstacleError) Error() string { return "intercept: " + e.What + ": " + e.Remedy }
+func (e *ObstacleError) Error() string { return "intercept: " + e.Problem() }
+
+// ConfigKey is the key, and Problem the message without it.
+func (e *ObstacleError) ConfigKey() string { return e.Key }
+func (e *ObstacleError) Problem() string   { return e.What + ": " + e.Remedy }
 
 // machine is what Up, Down and Show learn about the network namespace of the
 // calling thread. It only reads.
@@ -77,6 +82,7 @@ func (m machine) bridges(p Plan) ([]bridge, error) {
 		}
 		if master := m.links[link.Attrs().MasterIndex]; master != nil {
 			return nil, &ObstacleError{
+				Key:    "intercept.interfaces",
 				What:   fmt.Sprintf("%s belongs to %s, where its packets come in", name, master.Attrs().Name),
 				Remedy: fmt.Sprintf("put %s in its place in intercept.interfaces", master.Attrs().Name),
 			}
@@ -103,25 +109,68 @@ func (m machine) sysctl(path string) (string, error) {
 
 func sysctlName(path string) string { return strings.ReplaceAll(path, "/", ".") }
 
+// CheckMachine holds the plan against the machine and the network namespace of
+// the calling thread, as far as anybody may look: what Up would refuse besides is
+// what only CAP_NET_ADMIN shows. What cannot be read is held against nobody, for
+// a check may run where /proc/sys and netlink are hidden. It returns all that is
+// in the way, joined, each an *ObstacleError with its Key.
+func (p Plan) CheckMachine() error {
+	if p.Method == None {
+		return nil
+	}
+	m, err := inspect()
+	if err != nil {
+		m = machine{}
+	}
+	bridges, err := m.bridges(p)
+	return errors.Join(err, p.checkBridges(m, bridges), p.checkForwarding(m, bridges))
+}
+
+// forwardingSysctl switches a family's forwarding.
+func forwardingSysctl(v4 bool) string {
+	if v4 {
+		return "net/ipv4/ip_forward"
+	}
+	return "net/ipv6/conf/all/forwarding"
+}
+
+// forwards is true unless the kernel says that it does not. One without IPv6 has
+// nothing to say, and no connections to lose.
+func (m machine) forwards(v4 bool) bool {
+	value, err := m.sysctl(forwardingSysctl(v4))
+	return err != nil || value != "0"
+}
+
 // checkForwarding refuses pass on a machine that forwards nothing, where it
-// would be a black hole.
+// would be a black hole, in each family that Postern listens in.
 func (p Plan) checkForwarding(m machine, bridges []bridge) error {
 	if p.Method != TProxy || p.WhenDown != Pass {
 		return nil
 	}
-	if value, err := m.sysctl("net/ipv4/ip_forward"); err != nil || value != "1" {
-		return &ObstacleError{
-			What:   "when_down = pass needs a machine that forwards, and net.ipv4.ip_forward is not 1",
-			Remedy: "sysctl -w net.ipv4.ip_forward=1, or when_down = \"block\"",
+	const key = "intercept.when_down"
+	var errs []error
+	for i, v4 := range []bool{true, false} {
+		number := familyNumber(v4)
+		if _, ok := p.listener(v4); !ok {
+			continue
+		}
+		instead := fmt.Sprintf("when_down = \"block\", or no IPv%d address in listen.addresses", number)
+		if sysctl := sysctlName(forwardingSysctl(v4)); !m.forwards(v4) {
+			errs = append(errs, &ObstacleError{
+				Key:    key,
+				What:   fmt.Sprintf("pass needs a machine that forwards IPv%d, and %s is 0", number, sysctl),
+				Remedy: fmt.Sprintf("sysctl -w %s=1, or %s", sysctl, instead),
+			})
+		}
+		if len(bridges) > 0 && !hasDefaultRoute(routingFamilies[i].number) {
+			errs = append(errs, &ObstacleError{
+				Key:    key,
+				What:   fmt.Sprintf("pass on a bridge routes what was bridged, and there is no IPv%d default route", number),
+				Remedy: "add one, or " + instead,
+			})
 		}
 	}
-	if len(bridges) > 0 && !hasDefaultRoute(netlink.FAMILY_V4) {
-		return &ObstacleError{
-			What:   "when_down = pass on a bridge routes what was bridged, and there is no default route",
-			Remedy: "add one, or when_down = \"block\"",
-		}
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func hasDefaultRoute(family int) bool {
@@ -156,11 +205,11 @@ func (p Plan) warnings(m machine, bridges []bridge) []string {
 				familyNumber(v4), familyNumber(v4))
 		}
 	}
-	if value, err := m.sysctl("net/ipv6/conf/all/forwarding"); p.WhenDown == Pass && (err != nil || value != "1") {
-		warn("net.ipv6.conf.all.forwarding is not 1: IPv6 connections cannot pass")
-	}
-	if value, err := m.sysctl("net/ipv4/ip_forward"); len(bridges) > 0 && (err != nil || value != "1") {
-		warn("net.ipv4.ip_forward is not 1: connections that run across %s now will stall", bridges[0].name)
+	for _, v4 := range []bool{true, false} {
+		if len(bridges) > 0 && p.reaches(v4) && !m.forwards(v4) {
+			warn("%s is 0: IPv%d connections that run across %s now will stall",
+				sysctlName(forwardingSysctl(v4)), familyNumber(v4), bridges[0].name)
+		}
 	}
 	return append(texts, p.inputWarnings()...)
 }
@@ -170,46 +219,6 @@ func familyNumber(v4 bool) int {
 		return 4
 	}
 	return 6
-}
-
-// InputRule is the nft rule that lets intercepted connections reach Postern
-// past an input chain that drops by default.
-func (p Plan) InputRule() string {
-	p = p.withDefaults()
-	if p.Method == Redirect {
-		var ports []string
-		for _, address := range p.Listen {
-			if port := fmt.Sprint(address.Port()); !slices.Contains(ports, port) {
-				ports = append(ports, port)
-			}
-		}
-		return fmt.Sprintf("ct status dnat tcp dport { %s } accept", strings.Join(ports, ", "))
-	}
-	return fmt.Sprintf("meta mark & %#x == %#x accept", p.Mark, p.Mark)
-}
-
-// inputWarnings names other tables' input chains that drop by default: packets
-// that Postern intercepts are local input from then on. Whether such a chain
-// has a rule for them cannot be told by looking.
-func (p Plan) inputWarnings() []string {
-	connection, err := nftables.New()
-	if err != nil {
-		return nil
-	}
-	chains, err := connection.ListChains()
-	if err != nil {
-		return nil
-	}
-	var texts []string
-	for _, c := range chains {
-		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookInput ||
-			c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop || c.Table.Name == tableName {
-			continue
-		}
-		texts = append(texts, fmt.Sprintf("chain %s of table %s drops input by default: it needs the rule `%s`",
-			c.Name, c.Table.Name, p.InputRule()))
-	}
-	return texts
 }
 
 var errUnsupportedFamily = []error{unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.EPFNOSUPPORT}

@@ -19,12 +19,14 @@ const (
 	Pass WhenDown = "pass"
 )
 
-// Defaults of a Plan. The mark is one bit that neither Kubernetes (14, 15), nor
-// Tailscale (16 to 23), nor Calico (16 to 31) uses.
+// The numbers of the kernel's that every plan uses, and by which Down knows what
+// Up made: they are not for choosing. Mark is one bit of the packet mark, one
+// that neither Kubernetes (14, 15), nor Tailscale (16 to 23), nor Calico (16 to
+// 31) uses. Table and Priority are those of the policy routing.
 const (
-	DefaultMark     = 1 << 12
-	DefaultTable    = 2525
-	DefaultPriority = 525
+	Mark     = 1 << 12
+	Table    = 2525
+	Priority = 525
 )
 
 // Plan is what the kernel is to do.
@@ -43,30 +45,28 @@ type Plan struct {
 	// family without one is down for good: WhenDown decides.
 	Listen         []netip.AddrPort
 	PreserveSource bool
-
-	// Mark is the one bit of the packet mark that is used; 0 means DefaultMark.
-	Mark uint32
-	// Table and Priority are those of the policy routing; 0 means the default.
-	Table    int
-	Priority int
 }
 
 // FieldError is one mistake of a Plan.
 type FieldError struct {
 	// Key is the configuration key that holds it, such as "intercept.ports".
 	Key string
-	// Problem says what was found and what was expected.
-	Problem string
+	// Msg says what was found and what was expected.
+	Msg string
 }
 
-func (e *FieldError) Error() string { return e.Key + ": " + e.Problem }
+func (e *FieldError) Error() string { return e.Key + ": " + e.Msg }
+
+// ConfigKey and Problem are the two parts of the message.
+func (e *FieldError) ConfigKey() string { return e.Key }
+func (e *FieldError) Problem() string   { return e.Msg }
 
 // Validate returns all mistakes joined, each a *FieldError. It asks nothing of
-// the machine: what is wrong only here and now is found by Up.
+// the machine: what is wrong only here and now is found by CheckMachine and Up.
 func (p Plan) Validate() error {
 	var errs []error
 	report := func(key, format string, values ...any) {
-		errs = append(errs, &FieldError{Key: key, Problem: fmt.Sprintf(format, values...)})
+		errs = append(errs, &FieldError{Key: key, Msg: fmt.Sprintf(format, values...)})
 	}
 	switch p.Method {
 	case None:
@@ -84,9 +84,6 @@ func (p Plan) Validate() error {
 	}
 	if p.PreserveSource && p.Method == Redirect {
 		report("intercept.preserve_source", "needs method %s, found %s", TProxy, Redirect)
-	}
-	if p.Mark&(p.Mark-1) != 0 {
-		report("intercept.mark", "found %#x, want a single bit", p.Mark)
 	}
 	p.validateInterfaces(report)
 	p.validatePorts(report)
@@ -183,20 +180,6 @@ func (p Plan) validateListen(report reporter) {
 	}
 }
 
-// withDefaults fills in what was left out.
-func (p Plan) withDefaults() Plan {
-	if p.Mark == 0 {
-		p.Mark = DefaultMark
-	}
-	if p.Table == 0 {
-		p.Table = DefaultTable
-	}
-	if p.Priority == 0 {
-		p.Priority = DefaultPriority
-	}
-	return p
-}
-
 // listener is the address for one family.
 func (p Plan) listener(v4 bool) (netip.AddrPort, bool) {
 	for _, address := range p.Listen {
@@ -205,4 +188,11 @@ func (p Plan) listener(v4 bool) (netip.AddrPort, bool) {
 		}
 	}
 	return netip.AddrPort{}, false
+}
+
+// reaches tells whether connections of a family come to the rules for them, and
+// not merely past: without a listener they do to be blocked, and only then.
+func (p Plan) reaches(v4 bool) bool {
+	_, ok := p.listener(v4)
+	return ok || p.Method == TProxy && p.WhenDown == Block
 }

@@ -45,7 +45,6 @@ func TestEveryMistakeOfAPlanIsNamedWithItsKey(t *testing.T) {
 			*p = redirectPlan()
 			p.Listen = listen
 		}, "want 0.0.0.0 or [::]"},
-		{"two mark bits", func(p *Plan) { p.Mark = 3 }, "intercept.mark: found 0x3"},
 	} {
 		plan := tproxyPlan()
 		row.change(&plan)
@@ -66,8 +65,8 @@ func TestEveryMistakeOfAPlanIsNamedWithItsKey(t *testing.T) {
 }
 
 func TestAllMistakesAreReportedAtOnce(t *testing.T) {
-	err := Plan{Method: "x", WhenDown: "y", Mark: 3}.Validate()
-	for _, key := range []string{"method", "when_down", "mark", "interfaces", "ports", "listen.addresses"} {
+	err := Plan{Method: "x", WhenDown: "y"}.Validate()
+	for _, key := range []string{"method", "when_down", "interfaces", "ports", "listen.addresses"} {
 		if !strings.Contains(err.Error(), key) {
 			t.Errorf("%s is missing in %v", key, err)
 		}

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// routingProtocol marks our routes and rules as ours (rtnetlink's rtm_protocol;
-// the number is in the range left to the administrator and not in iproute2's
+// routingProtocol, beside mark and table, marks our routes and rules as ours
+// (rtnetlink's rtm_protocol; the number is in the range left to the administrator and not in iproute2's
 // rt_protos).
 const routingProtocol = 125
 
@@ -40,10 +40,10 @@ func (p Plan) wantedRules(carriers []string) []netlink.Rule {
 	for _, family := range routingFamilies {
 		for _, name := range carriers {
 			rule := netlink.NewRule()
-			mask := p.Mark
+			mask := uint32(Mark)
 			rule.Family, rule.IifName = family.number, name
-			rule.Mark, rule.Mask = p.Mark, &mask
-			rule.Table, rule.Priority, rule.Protocol = p.Table, p.Priority, routingProtocol
+			rule.Mark, rule.Mask = Mark, &mask
+			rule.Table, rule.Priority, rule.Protocol = Table, Priority, routingProtocol
 			rules = append(rules, *rule)
 		}
 	}
@@ -62,22 +62,21 @@ func (p Plan) wantedRoutes() ([]netlink.Route, error) {
 	var routes []netlink.Route
 	for _, family := range routingFamilies {
 		routes = append(routes, netlink.Route{
-			Family: family.number, Dst: family.all, Table: p.Table, Type: unix.RTN_LOCAL,
+			Family: family.number, Dst: family.all, Table: Table, Type: unix.RTN_LOCAL,
 			Scope: netlink.SCOPE_HOST, LinkIndex: loopback.Attrs().Index, Protocol: routingProtocol,
 		})
 	}
 	return routes, nil
 }
 
-// installed finds our rules and routes by their protocol, whatever plan they were
-// made for.
+// installed finds our rules and routes, whatever plan they were made for.
 func installed() (routing, error) {
 	var r routing
 	err := eachEntry(func(rule *netlink.Rule, route *netlink.Route) error {
 		switch {
-		case rule != nil && rule.Protocol == routingProtocol:
+		case rule != nil && isOurRule(*rule):
 			r.rules = append(r.rules, *rule)
-		case route != nil && isOurs(*route):
+		case route != nil && isOurRoute(*route):
 			r.routes = append(r.routes, *route)
 		}
 		return nil
@@ -85,25 +84,31 @@ func installed() (routing, error) {
 	return r, err
 }
 
-func isOurs(route netlink.Route) bool {
-	return route.Protocol == routingProtocol && route.Type == unix.RTN_LOCAL
+// The protocol alone is no proof: 125 is anybody's to use.
+func isOurRule(rule netlink.Rule) bool {
+	return rule.Protocol == routingProtocol && rule.Table == Table &&
+		rule.Mark == Mark && rule.Mask != nil && *rule.Mask == Mark
 }
 
-// checkTable refuses a table number that somebody else uses: our routes would
-// catch their packets.
-func (p Plan) checkTable() error {
+func isOurRoute(route netlink.Route) bool {
+	return route.Protocol == routingProtocol && route.Table == Table && route.Type == unix.RTN_LOCAL
+}
+
+// checkTable refuses to share the routing table with somebody else: our routes
+// would catch their packets.
+func checkTable() error {
 	return eachEntry(func(rule *netlink.Rule, route *netlink.Route) error {
 		what := ""
 		switch {
-		case rule != nil && rule.Protocol != routingProtocol && rule.Table == p.Table:
+		case rule != nil && !isOurRule(*rule) && rule.Table == Table:
 			what = "a routing rule of somebody else leads there"
-		case route != nil && !isOurs(*route) && route.Table == p.Table:
+		case route != nil && !isOurRoute(*route) && route.Table == Table:
 			what = "a route of somebody else stands in it"
 		default:
 			return nil
 		}
 		return &ObstacleError{
-			What:   fmt.Sprintf("routing table %d is in use: %s", p.Table, what),
+			What:   fmt.Sprintf("routing table %d is in use: %s", Table, what),
 			Remedy: "free that number",
 		}
 	})

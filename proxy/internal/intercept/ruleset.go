@@ -87,7 +87,7 @@ func (p Plan) tproxyTable() table {
 			// of connections that are over (TIME_WAIT), without which a client
 			// that uses its port again would hang.
 			{"packets of Postern's own connections", join(
-				isTCP(), socketTransparent(), p.setMark(), verdict(expr.VerdictAccept))},
+				isTCP(), socketTransparent(), setMark(), verdict(expr.VerdictAccept))},
 			{"connections to this machine are its own", join(
 				fibIsLocal(), verdict(expr.VerdictReturn))},
 			// Only a SYN: a connection that began without Postern goes on
@@ -100,7 +100,7 @@ func (p Plan) tproxyTable() table {
 	for _, v4 := range []bool{true, false} {
 		if address, ok := p.listener(v4); ok {
 			take.rules = append(take.rules, rule{"to the listening socket " + address.String(), join(
-				isFamily(v4), tproxyTo(address), p.setMark(), verdict(expr.VerdictAccept))})
+				isFamily(v4), tproxyTo(address), setMark(), verdict(expr.VerdictAccept))})
 		}
 	}
 	// tproxy ends the rule when it finds no socket, and the next one is asked.

@@ -17,8 +17,9 @@ type State struct {
 	Rules []string
 	// Running are the connections to the intercepted ports, Postern's among them.
 	Running Flows
-	// Warnings as in Report.
-	Warnings []string
+	// Warnings and InputRule as in Report.
+	Warnings  []string
+	InputRule InputRule
 }
 
 // Show compares the kernel, in the network namespace of the calling thread,
@@ -28,7 +29,6 @@ func (p Plan) Show() (State, error) {
 	if err := p.Validate(); err != nil {
 		return State{}, err
 	}
-	p = p.withDefaults()
 	m, err := inspect()
 	if err != nil {
 		return State{}, err
@@ -38,7 +38,7 @@ func (p Plan) Show() (State, error) {
 		return State{}, err
 	}
 	tables := p.tables(bridges)
-	state := State{Running: countFlows(p.Ports)}
+	state := State{Running: countFlows(p.Ports), InputRule: p.inputRule()}
 	if p.Method != None {
 		state.Warnings = p.warnings(m, bridges)
 	}
@@ -60,7 +60,7 @@ func (p Plan) Show() (State, error) {
 		state.Rules = append(state.Rules, t.describe()...)
 	}
 	for _, r := range p.wantedRules(m.carriers(p)) {
-		state.Rules = append(state.Rules, describeRule(r.Family, r.IifName, p))
+		state.Rules = append(state.Rules, describeRule(r.Family, r.IifName))
 	}
 	return state, nil
 }
@@ -69,24 +69,25 @@ func (p Plan) Show() (State, error) {
 func (c routingChange) describe() []string {
 	var out []string
 	for _, r := range c.addRules {
-		out = append(out, fmt.Sprintf("no routing rule for packets that come in on %s", r.IifName))
+		out = append(out, fmt.Sprintf("no %s routing rule for packets that come in on %s", routingFamily(r.Family), r.IifName))
 	}
 	for _, r := range c.removeRules {
-		out = append(out, fmt.Sprintf("a routing rule for %s that is not part of the plan", r.IifName))
+		out = append(out, fmt.Sprintf("an %s routing rule for %s that is not part of the plan", routingFamily(r.Family), r.IifName))
 	}
-	for range c.addRoutes {
-		out = append(out, "the local route for intercepted packets is missing")
+	for _, r := range c.addRoutes {
+		out = append(out, fmt.Sprintf("the %s local route for intercepted packets is missing", routingFamily(r.Family)))
 	}
-	for range c.removeRoutes {
-		out = append(out, "a local route that is not part of the plan")
+	for _, r := range c.removeRoutes {
+		out = append(out, fmt.Sprintf("an %s local route that is not part of the plan", routingFamily(r.Family)))
 	}
 	return out
 }
 
-func describeRule(family int, name string, p Plan) string {
-	number := 6
-	if family == routingFamilies[0].number {
-		number = 4
-	}
-	return fmt.Sprintf("ip -%d rule: iif %s fwmark %#x/%#x lookup %d (all local)", number, name, p.Mark, p.Mark, p.Table)
+func routingFamily(number int) string {
+	return fmt.Sprintf("IPv%d", familyNumber(number == routingFamilies[0].number))
+}
+
+func describeRule(family int, name string) string {
+	number := familyNumber(family == routingFamilies[0].number)
+	return fmt.Sprintf("ip -%d rule: iif %s fwmark %#x/%#x lookup %d (all local)", number, name, Mark, Mark, Table)
 }

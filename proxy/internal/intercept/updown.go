@@ -19,6 +19,8 @@ type Report struct {
 	Running Flows
 	// Warnings are what will surprise somebody, each a sentence for a person.
 	Warnings []string
+	// InputRule is what a firewall on this machine has to let in.
+	InputRule InputRule
 }
 
 // Up puts the plan in force, in the network namespace of the calling thread, in
@@ -32,7 +34,6 @@ func (p Plan) Up() (Report, error) {
 	if err := p.Validate(); err != nil {
 		return Report{}, err
 	}
-	p = p.withDefaults()
 	m, err := inspect()
 	if err != nil {
 		return Report{}, err
@@ -44,7 +45,7 @@ func (p Plan) Up() (Report, error) {
 	if err := errors.Join(p.checkBridges(m, bridges), p.checkForwarding(m, bridges)); err != nil {
 		return Report{}, err
 	}
-	report := Report{Running: countFlows(p.Ports)}
+	report := Report{Running: countFlows(p.Ports), InputRule: p.inputRule()}
 	if p.Method != None {
 		report.Warnings = p.warnings(m, bridges)
 	}
@@ -75,7 +76,7 @@ func (p Plan) routingChanges(m machine) (routingChange, error) {
 		return routingChange{}, err
 	}
 	if p.Method == TProxy {
-		if err := p.checkTable(); err != nil {
+		if err := checkTable(); err != nil {
 			return routingChange{}, err
 		}
 	}
@@ -86,6 +87,18 @@ func (p Plan) routingChanges(m machine) (routingChange, error) {
 	return change(present, wanted), nil
 }
 
+// Ending is what came of Down.
+type Ending int
+
+const (
+	// NothingStood means that there were no rules of Postern's.
+	NothingStood Ending = iota
+	// TakenOut means that nothing of Postern's is left.
+	TakenOut
+	// PutBack means that another Up came in while Down waited, and was left alone.
+	PutBack
+)
+
 // Down stops interception, in the network namespace of the calling thread,
 // whatever plan is in force. New connections go their own way at once; what
 // carries the packets of Postern's connections stays for the given time, which
@@ -93,35 +106,41 @@ func (p Plan) routingChanges(m machine) (routingChange, error) {
 // that a client used through Postern a moment ago would hang, and those that
 // Postern still serves would break, as do those that outlast it. It returns at
 // once where no rules of Postern stand. A linger of zero is for a machine that
-// nobody uses.
+// nobody uses. Before it waits it calls waiting.
 //
 // When the context ends first the rest is left in place, which is safe, and a
 // later Down removes it. Down does nothing where there is nothing to remove, and
 // nothing when another Up came in between.
-func Down(ctx context.Context, linger time.Duration) error {
+func Down(ctx context.Context, linger time.Duration, waiting func()) (Ending, error) {
 	standing, _, err := inForce()
 	if err != nil {
-		return err
+		return NothingStood, err
 	}
 	if standing {
 		if err := emptyTakeChain(); err != nil {
-			return err
+			return NothingStood, err
+		}
+		if linger > 0 {
+			waiting()
 		}
 		if err := pause(ctx, linger); err != nil {
-			return fmt.Errorf("intercept: what carries the last connections was left in place: %w", err)
+			return NothingStood, fmt.Errorf("intercept: what carries the last connections was left in place: %w", err)
 		}
 		if _, again, err := inForce(); err != nil || again {
-			return err
+			return PutBack, err
 		}
 	}
 	if err := replace(nil); err != nil {
-		return err
+		return NothingStood, err
 	}
 	present, err := installed()
 	if err != nil {
-		return err
+		return NothingStood, err
 	}
-	return change(present, routing{}).remove()
+	if !standing && len(present.rules)+len(present.routes) == 0 {
+		return NothingStood, nil
+	}
+	return TakenOut, change(present, routing{}).remove()
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -112,7 +112,7 @@ func downFirstStep(t *testing.T, host *netlab.Host) {
 	t.Helper()
 	over, cancel := context.WithCancel(context.Background())
 	cancel()
-	err := host.Do(func() error { return Down(over, DefaultLinger) })
+	err := host.Do(func() error { _, err := Down(over, DefaultLinger, func() {}); return err })
 	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want to be told that the rest stays", err)
 	}
@@ -120,7 +120,7 @@ func downFirstStep(t *testing.T, host *netlab.Host) {
 
 func downWholly(t *testing.T, host *netlab.Host) {
 	t.Helper()
-	if err := host.Do(func() error { return Down(context.Background(), 0) }); err != nil {
+	if err := host.Do(func() error { _, err := Down(context.Background(), 0, func() {}); return err }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -176,9 +176,19 @@ func TestDownWaitsUntilTheLastConnectionsMayBeForgotten(t *testing.T) {
 	plan := tproxyPlan()
 	up(t, n.Gateway, plan)
 	const linger = 300 * time.Millisecond
-	began := time.Now()
-	if err := n.Gateway.Do(func() error { return Down(context.Background(), linger) }); err != nil {
-		t.Fatal(err)
+	began, told := time.Now(), 0
+	ending := func(limit time.Duration) (ending Ending) {
+		err := n.Gateway.Do(func() (err error) {
+			ending, err = Down(within(t, patience), limit, func() { told++ })
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ending
+	}
+	if got := ending(linger); got != TakenOut || told != 1 {
+		t.Errorf("ending %d, told %d times", got, told)
 	}
 	if waited := time.Since(began); waited < linger {
 		t.Errorf("it waited %v, want %v", waited, linger)
@@ -187,8 +197,8 @@ func TestDownWaitsUntilTheLastConnectionsMayBeForgotten(t *testing.T) {
 		t.Errorf("%+v", state)
 	}
 	// Where nothing stands there is nothing to wait for.
-	if err := n.Gateway.Do(func() error { return Down(within(t, patience), time.Hour) }); err != nil {
-		t.Fatal(err)
+	if got := ending(time.Hour); got != NothingStood || told != 1 {
+		t.Errorf("ending %d, told %d times", got, told)
 	}
 }
 
@@ -196,18 +206,17 @@ func TestDownLeavesAnUpThatCameInBetweenAlone(t *testing.T) {
 	n := routed(t)
 	plan := tproxyPlan()
 	up(t, n.Gateway, plan)
-	downFirstStep(t, n.Gateway)
-	up(t, n.Gateway, plan)
-	// What Down does once it has waited:
-	err := n.Gateway.Do(func() error {
-		_, again, err := inForce()
-		if !again {
-			t.Error("the new plan went unnoticed")
-		}
+	var ending Ending
+	err := n.Gateway.Do(func() (err error) {
+		ending, err = Down(within(t, patience), time.Millisecond, func() {
+			if _, err := plan.Up(); err != nil {
+				t.Error(err)
+			}
+		})
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || ending != PutBack {
+		t.Errorf("ending %d, %v", ending, err)
 	}
 	if state := show(t, n.Gateway, plan); !state.Taking || !state.Agrees {
 		t.Errorf("state %+v", state)
