@@ -36,9 +36,10 @@ type daemon struct {
 }
 
 // startDaemon starts the program with a configuration on a host, with CAP_NET_RAW
-// and no other capability, and returns when it is ready. It is killed when ctx or
-// the host ends.
-func startDaemon(ctx context.Context, host *netlab.Host, postern, config string) (*daemon, error) {
+// and no other capability, and returns when it is ready. It inherits the listening
+// sockets that it is given, as of a service manager (sd_listen_fds(3)). It is
+// killed when ctx or the host ends.
+func startDaemon(ctx context.Context, host *netlab.Host, postern, config string, sockets ...*os.File) (*daemon, error) {
 	d := &daemon{changed: make(chan struct{})}
 	var err error
 	if d.manager, err = newManager(filepath.Dir(config), d.hear); err != nil {
@@ -46,6 +47,10 @@ func startDaemon(ctx context.Context, host *netlab.Host, postern, config string)
 	}
 	d.command = host.Command(ctx, "/proc/self/exe", confinedCommand, postern, "run", "--config", config)
 	d.command.Env = append(os.Environ(), d.manager.environment())
+	if len(sockets) > 0 {
+		d.command.Env = append(d.command.Env, "LISTEN_FDS="+strconv.Itoa(len(sockets)))
+		d.command.ExtraFiles = sockets // from descriptor 3 on, as sd_listen_fds(3) has it
+	}
 	log, err := d.command.StderrPipe()
 	if err == nil {
 		err = host.Start(d.command)

@@ -170,12 +170,13 @@ func (l *lab) run(ctx context.Context, args ...string) (string, error) {
 	return said.String(), nil
 }
 
-// start puts the interception in force and starts the daemon.
-func (l *lab) start(ctx context.Context) (*daemon, error) {
+// start puts the interception in force and starts the daemon, which listens by
+// itself or inherits sockets.
+func (l *lab) start(ctx context.Context, sockets ...*os.File) (*daemon, error) {
 	if _, err := l.run(ctx, "intercept", "up"); err != nil {
 		return nil, err
 	}
-	return startDaemon(ctx, l.network.Gateway, l.postern, l.configPath())
+	return startDaemon(ctx, l.network.Gateway, l.postern, l.configPath(), sockets...)
 }
 
 // dial connects from an address of the client host to a site.

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,13 @@ const lifeSite = "mx.partner.example"
 // open starts a lab of one modern server, and postern without rules.
 func open(t *testing.T) (context.Context, *lab, *daemon) {
 	t.Helper()
+	ctx, l := prepare(t)
+	return ctx, l, l.starts(ctx, t)
+}
+
+// prepare makes a lab of one modern server, with a configuration without rules.
+func prepare(t *testing.T) (context.Context, *lab) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	l, err := newLab(program("postern"), []site{{name: lifeSite, address: at("203.0.113.10"), temper: "modern"}})
@@ -36,7 +44,13 @@ func open(t *testing.T) (context.Context, *lab, *daemon) {
 	if err := l.configure("enforce", timeouts, ""); err != nil {
 		t.Fatal(err)
 	}
-	d, err := l.start(ctx)
+	return ctx, l
+}
+
+// starts starts postern, whose last words are part of a failure.
+func (l *lab) starts(ctx context.Context, t *testing.T, sockets ...*os.File) *daemon {
+	t.Helper()
+	d, err := l.start(ctx, sockets...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +59,7 @@ func open(t *testing.T) (context.Context, *lab, *daemon) {
 			t.Log(d.lastWords())
 		}
 	})
-	return ctx, l, d
+	return d
 }
 
 // A visit is a client in the middle of a session.
@@ -58,17 +72,29 @@ type visit struct {
 // visit connects to the site, reads the banner and says EHLO.
 func (l *lab) visit(ctx context.Context, t *testing.T) visit {
 	t.Helper()
+	v := l.calls(ctx, t)
+	v.greets()
+	return v
+}
+
+// calls connects, and hears nothing yet.
+func (l *lab) calls(ctx context.Context, t *testing.T) visit {
+	t.Helper()
 	conn, err := l.dial(ctx, l.network.Client4, lifeSite)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	v := visit{proxytest.NewClient(conn, patience), t, netip.MustParseAddrPort(conn.LocalAddr().String())}
+	return visit{proxytest.NewClient(conn, patience), t, netip.MustParseAddrPort(conn.LocalAddr().String())}
+}
+
+// greets reads the banner and says EHLO.
+func (v visit) greets() {
+	v.t.Helper()
 	v.hears(220)
 	if reply, err := v.Hello("EHLO", "client.example"); err != nil || !reply.OK() {
-		t.Fatalf("EHLO: %s %v", reply, err)
+		v.t.Fatalf("EHLO: %s %v", reply, err)
 	}
-	return v
 }
 
 // hears reads a reply.
@@ -169,11 +195,7 @@ func TestAReloadReachesNewSessionsAndLeavesRunningOnesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	reload(t, d, ctx, "serving, configuration 3 with 1 rules")
-	conn, err := l.dial(ctx, l.network.Client4, lifeSite)
-	if err != nil {
-		t.Fatal(err)
-	}
-	third := visit{proxytest.NewClient(conn, patience), t, netip.MustParseAddrPort(conn.LocalAddr().String())}
+	third := l.calls(ctx, t)
 	third.hears(220)
 	if _, err := third.Write([]byte("EHLO client.example\r\n")); err != nil {
 		t.Fatal(err)
