@@ -36,6 +36,7 @@ type Conn struct {
 	idle        bool // the reader waits for a command
 	interrupted bool
 	aborted     bool
+	failed      error // of a write: what follows would stand behind a gap
 }
 
 // Counts are the octets that passed on a leg, inside TLS where it has it.
@@ -148,7 +149,7 @@ func (c *Conn) ReadReply(maxLines int) (smtpwire.Reply, error) {
 func (c *Conn) SetReplyDeadline(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.aborted {
+	if !c.aborted && c.failed == nil {
 		c.raw.SetReadDeadline(t) // an error means a closed socket, which reading tells
 	}
 }
@@ -173,7 +174,7 @@ func (c *Conn) EndContent() { c.read.Shrink() }
 
 // abortedOr says ErrAborted for whatever a read came to after Abort. c.mu is held.
 func (c *Conn) abortedOr(err error) error {
-	if err != nil && c.aborted {
+	if err != nil && (c.aborted || c.failed != nil && errors.Is(err, os.ErrDeadlineExceeded)) {
 		return ErrAborted
 	}
 	return err
@@ -183,7 +184,13 @@ func (c *Conn) abortedOr(err error) error {
 const flushAt = 32 << 10
 
 // Write sends p, or keeps it until Flush when it is small. p is not kept.
+//
+// After a write that failed every other does, and what the peer had said before
+// can be read for a short while yet.
 func (c *Conn) Write(p []byte) error {
+	if c.failed != nil {
+		return c.failed
+	}
 	if len(c.pending) == 0 && len(p) >= flushAt {
 		return c.send(p)
 	}
@@ -197,6 +204,9 @@ func (c *Conn) Write(p []byte) error {
 // Flush sends what Write kept, in one piece: a reply and a handshake in several
 // would cost a delayed acknowledgement each.
 func (c *Conn) Flush() error {
+	if c.failed != nil {
+		return c.failed
+	}
 	if len(c.pending) == 0 {
 		return nil
 	}
@@ -214,6 +224,14 @@ func (c *Conn) send(p []byte) error {
 	}
 	n, err := c.conn.Write(p)
 	c.counts.Written += int64(n)
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.failed = err
+		if !c.aborted {
+			c.raw.SetReadDeadline(time.Now().Add(lastWords))
+		}
+	}
 	return err
 }
 

@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"io"
+	"slices"
 
 	"postern/enforce"
 	"postern/proxy/internal/leg"
@@ -65,8 +66,8 @@ func (s *Session) message(tx *transaction) bool {
 				return s.bareNewline(content)
 			}
 			size += int64(len(out))
-			if done {
-				s.wentUp(e, size) // before the last octet can be answered
+			if done && !s.wentUp(e, size) { // before the last octet can be answered
+				return s.broken(leg.ErrAborted)
 			}
 			s.toUpstream(out)
 			s.client.Advance(n)
@@ -121,8 +122,13 @@ func (s *Session) bareNewline(content smtpwire.Content) bool {
 // The upstream is left without an end of data, which is what tells it that there
 // was none.
 func (s *Session) broken(err error) bool {
+	s.flushBoth()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// A message before it may have gone up whole, and be accepted.
+	for !s.over && slices.ContainsFunc(s.queue, (*expected).whole) {
+		s.settled.Wait()
+	}
 	if s.over {
 		return false
 	}
@@ -170,8 +176,12 @@ func (s *Session) bdat(cmd smtpwire.Command) bool {
 	case !s.hasRecipient(tx):
 		return s.swallow(size, sayNeedRcpt)
 	}
-	if s.doubtful() && !s.settle() {
+	if (s.doubtful() || tx.behind) && !s.settle() {
 		return false
+	}
+	tx.behind = false
+	if s.current() != tx || !s.hasRecipient(tx) {
+		return s.swallow(size, sayNeedRcpt)
 	}
 	tx.chunked = true
 	e := &expected{kind: final, tx: tx, last: last, chunk: true}
@@ -181,19 +191,20 @@ func (s *Session) bdat(cmd smtpwire.Command) bool {
 	if last {
 		s.begin(nil, true)
 	}
-	if size == 0 {
-		s.wentUp(e, 0)
+	if size == 0 && !s.wentUp(e, 0) {
+		return s.broken(leg.ErrAborted)
 	}
 	s.forward(cmd.Line, e)
 	left := size
-	err = s.chunk(size, func(p []byte) {
-		if left -= int64(len(p)); left == 0 {
-			s.wentUp(e, size) // before the last octet can be answered
+	err = s.chunk(size, func(p []byte) error {
+		if left -= int64(len(p)); left == 0 && !s.wentUp(e, size) { // before the last octet can be answered
+			return leg.ErrAborted
 		}
 		s.toUpstream(p)
 		if s.client.Buffered() <= len(p) {
 			s.upstream.Flush()
 		}
+		return nil
 	})
 	if err != nil {
 		return s.broken(err)
@@ -203,7 +214,8 @@ func (s *Session) bdat(cmd smtpwire.Command) bool {
 
 // swallow drops a refused chunk and says why.
 func (s *Session) swallow(size int64, why string) bool {
-	if err := s.chunk(size, func([]byte) {}); err != nil {
+	s.flushBoth() // what stands before it need not wait for it
+	if err := s.chunk(size, func([]byte) error { return nil }); err != nil {
 		s.clientGone(err)
 		return false
 	}
@@ -212,7 +224,7 @@ func (s *Session) swallow(size int64, why string) bool {
 }
 
 // chunk hands size octets from the client to pass, piece by piece.
-func (s *Session) chunk(size int64, pass func([]byte)) error {
+func (s *Session) chunk(size int64, pass func([]byte) error) error {
 	defer s.client.EndContent()
 	for size > 0 {
 		p, err := s.client.PeekContent(s.snap.Timeouts.Data)
@@ -223,7 +235,9 @@ func (s *Session) chunk(size int64, pass func([]byte)) error {
 			return err
 		}
 		p = p[:min(int64(len(p)), size)]
-		pass(p)
+		if err := pass(p); err != nil {
+			return err
+		}
 		s.client.Advance(len(p))
 		size -= int64(len(p))
 	}

@@ -137,8 +137,8 @@ func (s *Session) waitOn(err error) bool {
 }
 
 func (s *Session) flushBoth() {
-	if s.upstream != nil && s.upstream.Flush() != nil {
-		s.upstream.Abort()
+	if s.upstream != nil {
+		s.upstream.Flush() // that it has gone is found by the pump
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,6 +155,7 @@ func (s *Session) clientGone(err error) {
 	case errors.Is(err, leg.ErrAborted):
 		// The other goroutine has ended the session and said why.
 	case how == leg.Timeout:
+		s.hearOut()
 		s.end("client timeout")
 		s.lastWord([]byte(sayTimeout + s.nameForReplies() + ": timeout [" + s.rec.Session + "]\r\n"))
 	case errors.Is(err, smtpwire.ErrBareNewline):
@@ -163,9 +164,9 @@ func (s *Session) clientGone(err error) {
 		s.refuseWire(enforce.ProtocolError, err.Error())
 	case how == leg.Alert && !s.heard:
 		s.refusedCertificate(err)
-	case errors.Is(err, io.EOF) && s.pumping:
-		s.settle() // it may have closed its sending side only
-		s.end("client closed")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		s.hearOut() // it may have closed its sending side only
+		s.end("client " + string(how))
 	default:
 		s.end("client " + string(how))
 	}

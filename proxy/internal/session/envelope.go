@@ -21,6 +21,7 @@ type transaction struct {
 	rcpts    int  // RCPTs, whatever became of them
 	live     int  // recipients sent upstream that were accepted or not yet answered
 	chunked  bool // BDAT has begun
+	behind   bool // its MAIL went up while it was open whether the envelope before it was gone
 	rec      *record.Transaction
 }
 
@@ -133,6 +134,7 @@ func (s *Session) mail(cmd smtpwire.Command) {
 		return
 	}
 	tx := &transaction{sender: sender, rec: rec}
+	tx.behind = s.owing()
 	s.begin(tx, false)
 	s.forward(cmd.Line, &expected{kind: mail, tx: tx})
 }

@@ -43,6 +43,7 @@ type options struct {
 	floor    uint16
 	edit     func(*Snapshot)
 	dial     Dial
+	wrap     func(net.Conn) net.Conn // around the client's socket as the session has it
 	noVerify bool
 }
 
@@ -73,6 +74,9 @@ func newBench(t *testing.T, o options) *bench {
 	}
 	b := &bench{t: t, servers: make(chan *peer, 8), log: &logBuffer{}, done: make(chan struct{})}
 	ours, theirs := tcpPair(t)
+	if o.wrap != nil {
+		ours = o.wrap(ours)
+	}
 	b.client = newPeer(t, "client", theirs)
 	dial := o.dial
 	if dial == nil {

@@ -61,7 +61,10 @@ func (s *Session) overdue() bool {
 func (s *Session) deliver(reply smtpwire.Reply) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.queue) == 0 {
+	if s.over {
+		return false // it was read before we closed, and is nobody's any more
+	}
+	if len(s.queue) == 0 || s.queue[0].paused {
 		return s.unasked(reply)
 	}
 	e := s.queue[0]
@@ -81,6 +84,10 @@ func (s *Session) deliver(reply smtpwire.Reply) bool {
 		return s.flushClient(true)
 	}
 	s.advance()
+	if e.kind == final {
+		s.flushClient(true) // before an Abort is let come between
+		s.replied(e)
+	}
 	if reply.Code == 421 || e.kind == quit {
 		how := "upstream closed with 421"
 		if e.kind == quit {
@@ -157,7 +164,7 @@ func (s *Session) note(e *expected, reply smtpwire.Reply) {
 		e.tx.recipient(e.domain, reply)
 	case final:
 		e.tx.finished(e, reply)
-		s.replied(e)
+		e.over = true
 		s.uncertain = s.uncertain || e.chunk && !reply.Positive()
 	case rset:
 		s.uncertain = !reply.Positive()
@@ -166,28 +173,33 @@ func (s *Session) note(e *expected, reply smtpwire.Reply) {
 
 // replied takes note that e is no longer waited for; s.mu is held.
 func (s *Session) replied(e *expected) {
-	if e.kind == final && e.sent && s.finals.Add(-1) == 0 && s.abortOwed.Load() {
+	e.over = true
+	if e.whole() && s.letGo() {
 		s.abort()
 	}
-	e.over = true
+	s.settled.Broadcast()
 }
 
 // wentUp notes that all that e answers has been given to the upstream leg, and
 // begins to wait for its reply. It comes before the last octets are flushed.
 // size is how many octets of content there were.
 //
-// The reply need not be expected yet.
-func (s *Session) wentUp(e *expected, size int64) {
+// The reply need not be expected yet. When ok is false Abort has come before it
+// and the last octets must stay here.
+func (s *Session) wentUp(e *expected, size int64) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.hold(e) {
+		return false
+	}
 	s.inContent = false
 	e.tx.rec.Bytes += size
 	if e.over || s.over {
-		return // answered before its end
+		return true // answered before its end
 	}
 	e.sent, e.due = true, time.Now().Add(s.snap.Timeouts.Final)
-	s.finals.Add(1)
 	s.upstream.SetReplyDeadline(s.deadline())
+	return true
 }
 
 // unasked deals with a reply to nothing; s.mu is held. A server that gives up

@@ -2,11 +2,11 @@ package session
 
 import (
 	"crypto/tls"
+	"errors"
 	"strings"
 	"time"
 
 	"postern/enforce"
-	"postern/proxy/internal/leg"
 	"postern/smtpwire"
 )
 
@@ -105,7 +105,7 @@ func (s *Session) farewell(reply []byte) {
 		s.say(reply)
 		s.flushBoth()
 		line, err := s.client.ReadCommand(s.snap.Limits.Line, time.Until(deadline))
-		if err != nil && leg.EndingOf(err) != leg.Broken || smtpwire.Foreign(line) {
+		if err != nil && !errors.Is(err, smtpwire.ErrLineTooLong) && !errors.Is(err, smtpwire.ErrBareNewline) || smtpwire.Foreign(line) {
 			return
 		}
 		if cmd, err := smtpwire.ParseCommand(line); err == nil && cmd.Verb == smtpwire.QUIT {

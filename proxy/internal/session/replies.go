@@ -41,6 +41,9 @@ type expected struct {
 	wait   chan smtpwire.Reply // nil, or whoever waits for it
 }
 
+// whole reports whether e answers a message that has gone up to its end.
+func (e *expected) whole() bool { return e.kind == final && e.last && e.sent }
+
 // replies is the order in which the client hears replies, its own lock, and the
 // end of the upstream leg.
 type replies struct {
@@ -123,7 +126,6 @@ var crlf = []byte("\r\n")
 func (s *Session) toUpstream(parts ...[]byte) {
 	for _, p := range parts {
 		if s.upstream.Write(p) != nil {
-			s.upstream.Abort()
 			return
 		}
 	}

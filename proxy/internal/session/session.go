@@ -80,8 +80,8 @@ type Session struct {
 	client, upstream *leg.Conn
 	draining         atomic.Bool
 	aborted          atomic.Bool
-	abortOwed        atomic.Bool  // Abort was asked for when it could not be
-	finals           atomic.Int32 // messages whose last octet went up and whose reply has not come
+	abortOwed        bool // Abort was asked for; guarded by ctl, as is the next
+	finals           int  // messages that went up whole and whose reply the client has not had
 
 	// Of the conversation; for the goroutine that reads the client.
 	rule      *enforce.Rule
@@ -202,10 +202,34 @@ func (s *Session) Drain() {
 // it ends with that reply. It may be called from any goroutine.
 func (s *Session) Abort() {
 	s.draining.Store(true)
-	s.abortOwed.Store(true) // first, so that the last reply sees it or is seen here
-	if s.finals.Load() == 0 {
+	s.ctl.Lock()
+	s.abortOwed = true
+	spared := s.finals > 0
+	s.ctl.Unlock()
+	if !spared {
 		s.abort()
 	}
+}
+
+// hold has an Abort wait for the reply to e, or says that one has come before.
+func (s *Session) hold(e *expected) bool {
+	s.ctl.Lock()
+	defer s.ctl.Unlock()
+	if s.abortOwed {
+		return false
+	}
+	if e.last && !e.over && !s.over {
+		s.finals++
+	}
+	return true
+}
+
+// letGo undoes hold, and says whether an Abort waited for that.
+func (s *Session) letGo() bool {
+	s.ctl.Lock()
+	defer s.ctl.Unlock()
+	s.finals--
+	return s.finals == 0 && s.abortOwed
 }
 
 func (s *Session) abort() {

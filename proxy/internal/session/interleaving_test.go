@@ -1,0 +1,319 @@
+package session
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"pgregory.net/rapid"
+
+	"postern/enforce"
+)
+
+// Random conversations, held with a reference server directly and through a
+// session. What the client says is pipelined as far as RFC 2920 allows, and sent
+// in pieces of any size.
+
+// A step is one command of the client. Each has a number of its own in it, so
+// that none can be taken for another.
+type step struct {
+	line    string
+	content string // behind 354, or behind the line of BDAT
+	wait    bool   // all replies are waited for before anything else is said
+}
+
+func drawSteps(t *rapid.T) []step {
+	groups := rapid.SliceOfN(rapid.SampledFrom([]string{"MAIL RCPT DATA", "MAIL RCPT LAST", "MAIL RCPT RCPT BDAT LAST", "MAIL", "RCPT", "DATA", "BDAT", "LAST",
+		"RSET", "NOOP", "VRFY", "XYZZY", "EHLO", "HELO"}), 1, 12).Draw(t, "commands")
+	var steps []step
+	for n, kind := range strings.Fields(strings.Join(groups, " ")) {
+		no := "" // what the reference server takes for a reason to refuse
+		if rapid.IntRange(0, 6).Draw(t, "refused") == 6 {
+			no = "no-"
+		}
+		s := step{line: kind, wait: rapid.IntRange(0, 3).Draw(t, "wait") == 3}
+		switch kind {
+		case "MAIL":
+			s.line = fmt.Sprintf("MAIL FROM:<%sa%d@x.example>", no, n)
+		case "RCPT":
+			s.line = fmt.Sprintf("RCPT TO:<%sb%d@x.example>", no, n)
+		case "DATA":
+			s.content = fmt.Sprintf("%smessage %d\r\n..\r\n\r\n.\r\n", no, n)
+		case "BDAT", "LAST":
+			s.content = fmt.Sprintf("%schunk %d\r\n.\r\n", no, n)
+			s.line = fmt.Sprintf("BDAT %d", len(s.content))
+			if kind == "LAST" {
+				s.line += " LAST"
+			}
+		case "EHLO", "HELO":
+			s.line, s.wait = kind+" client.example", true
+		case "NOOP", "VRFY", "XYZZY":
+			s.line = fmt.Sprintf("%s %d", kind, n)
+		}
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+// A talker is a client that says steps.
+type talker struct {
+	conn   *net.TCPConn
+	r      *bufio.Reader
+	pieces []int // sizes in which it sends
+	event  int   // pieces after which before is called; <0: never
+	before func(*talker)
+	sent   int
+	mute   bool // it says no more
+
+	owed  []step // whose replies are still to come
+	codes []int
+	marks []string
+
+	from      string // what the replies say that the server has
+	rcpts     []string
+	chunks    string
+	envelopes []string
+}
+
+// talk says the steps and returns when all is answered or the session is over.
+func (c *talker) talk(steps []step) {
+	c.r = bufio.NewReader(c.conn)
+	c.conn.SetDeadline(time.Now().Add(20 * time.Second))
+	c.owed = []step{{line: "banner"}}
+	steps = append([]step{{line: "EHLO client.example", wait: true}}, steps...)
+	if c.listen() == 0 {
+		return
+	}
+	var pending string
+	for _, s := range append(steps, step{line: "QUIT", wait: true}) {
+		pending += s.line + "\r\n"
+		c.owed = append(c.owed, s)
+		if strings.HasPrefix(s.line, "BDAT") {
+			pending += s.content
+		}
+		if s.wait || s.line == "DATA" {
+			c.send(pending)
+			pending = ""
+			code := c.listen()
+			if code == 0 {
+				return
+			}
+			if s.line == "DATA" && code == 354 {
+				pending = s.content
+				c.owed = append(c.owed, step{line: ".", content: s.content})
+			}
+		}
+	}
+}
+
+func (c *talker) send(text string) {
+	for len(text) > 0 {
+		if c.sent == c.event {
+			c.before(c)
+		}
+		n := min(c.pieces[c.sent%len(c.pieces)], len(text))
+		c.sent++
+		if !c.mute {
+			c.conn.Write([]byte(text[:n])) // that it failed is heard
+		}
+		text = text[n:]
+	}
+}
+
+// listen reads all replies that are owed and returns the code of the last, or 0
+// when there are no more.
+func (c *talker) listen() (code int) {
+	for len(c.owed) > 0 {
+		line, err := c.r.ReadString('\n')
+		if err != nil || len(line) < 6 {
+			return 0
+		}
+		if _, mark, ok := strings.Cut(strings.TrimSpace(line), "queued-"); ok {
+			c.marks = append(c.marks, "queued-"+mark)
+		}
+		if line[3] == '-' {
+			continue
+		}
+		code, _ = strconv.Atoi(line[:3])
+		c.codes = append(c.codes, code)
+		c.believe(c.owed[0], code)
+		c.owed = c.owed[1:]
+	}
+	return code
+}
+
+// believe keeps the envelope that the server must have, going by its replies.
+func (c *talker) believe(s step, code int) {
+	verb, arg, _ := strings.Cut(s.line, " ")
+	if code/100 != 2 && verb != "." {
+		return
+	}
+	switch verb {
+	case "MAIL":
+		c.from = arg
+	case "RCPT":
+		c.rcpts = append(c.rcpts, arg)
+	case "BDAT", ".":
+		c.chunks += s.content
+	}
+	whole := verb == "." || strings.HasSuffix(arg, "LAST")
+	if whole && code == 250 {
+		c.envelopes = append(c.envelopes, fmt.Sprintf("%s %s %q", c.from, c.rcpts, c.chunks))
+	}
+	if whole || verb == "EHLO" || verb == "HELO" || verb == "RSET" {
+		c.from, c.rcpts, c.chunks = "", nil, ""
+	}
+}
+
+// A conversation is a talker, a reference and, unless they speak directly, the
+// session between them.
+type conversation struct {
+	client *talker
+	server *reference
+	held   *Session
+	log    *logBuffer
+}
+
+func newConversation(t *testing.T, through bool, pieces []int) *conversation {
+	near, far := tcpPair(t)
+	c := &conversation{log: new(logBuffer)}
+	c.client = &talker{conn: near.(*net.TCPConn), pieces: pieces, event: -1}
+	c.server = &reference{conn: far.(*net.TCPConn), cut: -1}
+	if !through {
+		return c
+	}
+	ours, theirs := tcpPair(t)
+	c.server.conn = theirs.(*net.TCPConn)
+	policy, _ := enforce.Compile(nil, tls.VersionTLS12)
+	limit := 10 * time.Second
+	snap := &Snapshot{Policy: policy, Limits: Limits{Recipients: 100, Line: 512, ReplyLines: 16},
+		Timeouts: Timeouts{Connect: limit, Handshake: limit, Command: limit, Data: limit, Final: limit}}
+	log := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{MessageKey: "msg"}), zapcore.AddSync(c.log), zapcore.DebugLevel))
+	dial := func(context.Context, netip.AddrPort) (net.Conn, error) { return ours, nil }
+	c.held = New(snap, Arrival{Conn: far, Client: netip.MustParseAddrPort("192.0.2.1:1"), Upstream: netip.MustParseAddrPort("192.0.2.2:25")}, dial, log)
+	return c
+}
+
+// hold has the conversation and waits until nobody speaks any more.
+func (c *conversation) hold(t *rapid.T, steps []step) {
+	ended := make(chan struct{}, 2)
+	go func() { c.server.serve(); ended <- struct{}{} }()
+	if c.held != nil {
+		go func() { c.held.Run(); ended <- struct{}{} }()
+	} else {
+		ended <- struct{}{}
+	}
+	c.client.talk(steps)
+	c.client.conn.Close()
+	for range 2 {
+		select {
+		case <-ended:
+		case <-time.After(8 * time.Second):
+			t.Fatal("the session does not end")
+		}
+	}
+	if n := strings.Count(c.log.String(), `"msg":"session"`); c.held != nil && (n != 1 || strings.Contains(c.log.String(), "crashed")) {
+		t.Fatalf("%d records: %s", n, c.log.String())
+	}
+}
+
+// What a client hears and a server gets through a session is what they would
+// have without it; only what the session can answer itself is left out.
+func TestPipelinedCommandsAreAnsweredAsTheyWouldBeWithoutASession(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		steps := drawSteps(rt)
+		pieces := rapid.SliceOfN(rapid.IntRange(1, 60), 1, 8).Draw(rt, "pieces")
+		direct, through := newConversation(t, false, []int{1000}), newConversation(t, true, pieces)
+		direct.hold(rt, steps)
+		through.hold(rt, steps)
+		for i, code := range through.client.codes {
+			if code != direct.client.codes[i] {
+				// Where the server may hold an envelope that was not judged, the
+				// session answers in its place, or ends.
+				if code != 503 && code != 421 {
+					rt.Errorf("codes (- directly, + through a session): %s", cmp.Diff(direct.client.codes, through.client.codes))
+				}
+				break
+			}
+		}
+		for _, c := range []*conversation{direct, through} {
+			if diff := cmp.Diff(c.client.envelopes, c.server.envelopes); diff != "" {
+				rt.Errorf("messages (- as the client was told, + as the server has them): %s", diff)
+			}
+		}
+		if extra := notWithin(through.server.heard, direct.server.heard); extra != "" {
+			rt.Errorf("the server hears %q twice or out of order:\n%q, directly\n%q", extra, through.server.heard, direct.server.heard)
+		}
+	})
+}
+
+// notWithin returns the first of some that does not follow, in all, those before
+// it; "" when there is none. A HELO goes up as EHLO.
+func notWithin(some, all []string) string {
+	for _, s := range some {
+		i := slices.IndexFunc(all, func(have string) bool {
+			return have == s || have == "HELO client.example" && s == "EHLO client.example"
+		})
+		if i < 0 {
+			return s
+		}
+		all = all[i+1:]
+	}
+	return ""
+}
+
+// Wherever a session is cut short, the client hears of every message that was
+// accepted while it listened, and of no other; and the session ends.
+func TestASessionCutShortAnywhereTellsOfWhatWasAcceptedAndOfNothingElse(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		steps := drawSteps(rt)
+		c := newConversation(t, true, rapid.SliceOfN(rapid.IntRange(1, 60), 1, 8).Draw(rt, "pieces"))
+		listens := true
+		c.server.slow = time.Duration(rapid.IntRange(0, 3).Draw(rt, "slow")) * time.Millisecond
+		cut := rapid.SampledFrom([]string{"drain", "abort", "drain and abort", "client ends sending", "client closes",
+			"server closes", "server resets", "server says 421"}).Draw(rt, "cut")
+		at := rapid.IntRange(0, 40).Draw(rt, "at")
+		c.client.event, c.server.cut = at, -1
+		switch cut {
+		case "drain":
+			c.client.before = func(*talker) { c.held.Drain() }
+		case "abort":
+			c.client.before = func(*talker) { go c.held.Abort() }
+		case "drain and abort":
+			c.client.before = func(*talker) { c.held.Drain(); go c.held.Abort() }
+		case "client ends sending":
+			c.client.before = func(t *talker) { t.mute = true; t.conn.CloseWrite() }
+		case "client closes":
+			listens = false
+			c.client.before = func(t *talker) { t.mute = true; t.conn.Close() }
+		case "server closes":
+			c.server.how = func(s *reference) {}
+		case "server resets":
+			c.server.how = func(s *reference) { s.conn.SetLinger(0) }
+		case "server says 421":
+			c.server.how = func(s *reference) { io.WriteString(s.conn, "421 bye\r\n") }
+		}
+		if strings.HasPrefix(cut, "server") {
+			c.client.event, c.server.cut = -1, at
+		}
+		c.hold(rt, steps)
+		if false_ := notWithin(c.client.marks, c.server.given); false_ != "" {
+			rt.Errorf("the client hears of %s, the server accepted %q", false_, c.server.given)
+		}
+		if lost := notWithin(c.server.given, c.client.marks); lost != "" && listens {
+			rt.Errorf("the server accepted %s, the client hears of %q\n%s", lost, c.client.marks, c.log.String())
+		}
+	})
+}
