@@ -199,6 +199,26 @@ func TestAnOfferNarrowsAndNeverWidens(t *testing.T) {
 	}
 }
 
+func TestAnOfferIsWidenedOnlyWhereItCouldCostMailOrTLS(t *testing.T) {
+	failed := Leg{State: StateFailed, Failure: TLSHandshakeFailed, NothingInCommon: true}
+	for _, tc := range []struct {
+		rule Rule
+		leg  Leg
+		want bool
+	}{
+		{Rule{ForwardSecrecy: true, OnViolation: OnViolationLog}, failed, true},
+		{Rule{ForwardSecrecy: true, OnHandshakeFailure: Cleartext}, failed, true},
+		{Rule{ForwardSecrecy: true}, failed, false},
+		{Rule{OnHandshakeFailure: Cleartext}, failed, false},
+		{Rule{ForwardSecrecy: true, OnHandshakeFailure: Cleartext}, Leg{State: StateFailed, Failure: TLSHandshakeFailed}, false},
+		{Rule{ForwardSecrecy: true, OnHandshakeFailure: Cleartext}, Leg{State: StateOK, NothingInCommon: true}, false},
+	} {
+		if got := MayWiden(&tc.rule, tc.leg); got != tc.want {
+			t.Errorf("%+v %+v: %v", tc.rule, tc.leg, got)
+		}
+	}
+}
+
 func TestEveryReasonHasItsCodes(t *testing.T) {
 	for reason, want := range map[Reason][2]string{
 		StartTLSNotOffered:    {"451 4.7.4", "550 5.7.4"},

@@ -54,6 +54,10 @@ type Leg struct {
 	// speaks nothing of what was offered (RFC 8446 §6.2).
 	VersionRefused bool
 
+	// NothingInCommon: the peer answered with the alert handshake_failure or
+	// insufficient_security, so a wider offer might have done.
+	NothingInCommon bool
+
 	Version uint16 // agreed on or, when the handshake failed, chosen by the peer; 0 when not known
 	Cipher  uint16 // likewise
 	Group   uint16 // key-exchange group; 0 when there was none

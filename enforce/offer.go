@@ -31,20 +31,23 @@ func Offered() []uint16 { return slices.Clone(offered) }
 
 // Offer returns the TLS 1.2 suites to offer upstream under connection rule r:
 // what it allows, and nothing without forward secrecy where it asks for that.
-// Where what it asks for is only logged, or a failed handshake would end in
-// cleartext, all are offered and the outcome is judged: a server above the floor
-// must not lose its mail, or its TLS, to an offer made too small.
-//
 // Its min_version does not narrow the offer; it is judged afterwards, so that
 // the record knows what the peer chose.
 func Offer(r *Rule) []uint16 {
-	if r.OnViolation == OnViolationLog || r.OnHandshakeFailure == Cleartext {
-		return Offered()
-	}
 	return slices.DeleteFunc(Offered(), func(suite uint16) bool {
 		return len(r.Ciphers) > 0 && !slices.Contains(r.Ciphers, suite) ||
 			r.ForwardSecrecy && !ForwardSecret(tls.VersionTLS12, suite)
 	})
+}
+
+// MayWiden reports whether a connection whose handshake failed on Offer is to be
+// dialled again with all that is Offered, to be judged by what comes of it: where
+// what r asks for is only logged, or a failed handshake would end in cleartext. A
+// server above the floor must not lose its mail, or its TLS, to an offer that was
+// made small.
+func MayWiden(r *Rule, upstream Leg) bool {
+	return (r.OnViolation == OnViolationLog || r.OnHandshakeFailure == Cleartext) &&
+		upstream.State == StateFailed && upstream.NothingInCommon && len(Offer(r)) < len(offered)
 }
 
 // ForwardSecret reports whether a session of that version and suite has forward

@@ -21,7 +21,7 @@ import (
 // upstreamConfig is what the upstream is offered: always from the floor to TLS
 // 1.3, whatever the rule asks for, so that the record knows what it chose. What
 // its certificate is worth is judged afterwards, from the facts.
-func (s *Session) upstreamConfig() *tls.Config {
+func (s *Session) upstreamConfig(offer []uint16) *tls.Config {
 	sni := s.rule.ServerName
 	if sni == "" {
 		sni = s.name // as SNI only, never as the name to verify
@@ -30,7 +30,7 @@ func (s *Session) upstreamConfig() *tls.Config {
 	config := &tls.Config{
 		ServerName:         sni,
 		MinVersion:         s.snap.Policy.Floor(),
-		CipherSuites:       enforce.Offer(s.rule),
+		CipherSuites:       offer,
 		InsecureSkipVerify: true, // enforce judges, on facts that are always there
 	}
 	if certificate := s.rule.ClientCertificate; certificate != "" {
@@ -91,7 +91,8 @@ func established(h *leg.Handshake) enforce.Leg {
 }
 
 func failed(h *leg.Handshake) enforce.Leg {
-	facts := enforce.Leg{State: enforce.StateFailed, VersionRefused: h.Alert == alertProtocolVersion}
+	facts := enforce.Leg{State: enforce.StateFailed, VersionRefused: h.Alert == alertProtocolVersion,
+		NothingInCommon: h.Alert == alertHandshakeFailure || h.Alert == alertInsufficientSecurity}
 	if h.Chosen != nil {
 		facts.Version, facts.Cipher, facts.Group = h.Chosen.Version, h.Chosen.CipherSuite, h.Chosen.Group
 	}
@@ -100,12 +101,14 @@ func failed(h *leg.Handshake) enforce.Leg {
 
 // The alerts that mean something here (RFC 8446 §6.2).
 const (
-	alertBadCertificate     = 42
-	alertCertificateUnknown = 46
-	alertUnknownCA          = 48
-	alertAccessDenied       = 49
-	alertProtocolVersion    = 70
-	alertBadCertStatus      = 113
+	alertHandshakeFailure     = 40
+	alertInsufficientSecurity = 71
+	alertBadCertificate       = 42
+	alertCertificateUnknown   = 46
+	alertUnknownCA            = 48
+	alertAccessDenied         = 49
+	alertProtocolVersion      = 70
+	alertBadCertStatus        = 113
 )
 
 // refusesCertificate reports whether an alert is about the certificate shown.

@@ -35,35 +35,42 @@ func rsaOnly(t *testing.T) *tls.Config {
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 }
 
-// on_violation = "log" lets pass demands above the floor.
-func TestLogLetsAServerWithoutForwardSecrecyPass(t *testing.T) {
-	b := newBench(t, options{rules: []enforce.Rule{{Name: "trial", ForwardSecrecy: true, OnViolation: enforce.OnViolationLog}}})
-	up := upToHandshake(b)
-	up.say("220 go\n")
-	if err := up.acceptTLS(rsaOnly(t)); err != nil {
-		t.Logf("handshake: %v", err)
-		t.Errorf("the client hears %q", b.client.line())
-		return
-	}
-}
-
-// A session above the floor must not become cleartext.
-func TestAServerAboveTheFloorDoesNotBecomeCleartext(t *testing.T) {
-	b := newBench(t, options{rules: []enforce.Rule{{Name: "old", ForwardSecrecy: true, OnHandshakeFailure: enforce.Cleartext}}})
-	up := upToHandshake(b)
-	up.say("220 go\n")
-	if err := up.acceptTLS(rsaOnly(t)); err == nil {
-		return
-	}
-	select {
-	case again := <-b.servers:
-		again.say("220 mx.example.net ESMTP\n")
-		again.hears("EHLO client.example")
-		again.say("250-mx.example.net\n250 STARTTLS\n")
-		b.client.reply()
-		b.client.say("MAIL FROM:<a@x.example>\n")
-		t.Errorf("a TLS 1.2 server gets in clear: %q", again.line())
-	case <-time.After(time.Second):
+// A session above the floor must not become cleartext, and what is only logged
+// must not cost mail: an offer that was narrowed for nothing is made again whole.
+func TestAServerWithoutForwardSecrecyIsOfferedAllWhereThatIsOnlyLoggedOrWouldEndInClear(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		rule  enforce.Rule
+		reply string
+		want  map[string]string
+	}{
+		{"logged", enforce.Rule{Name: "trial", ForwardSecrecy: true, OnViolation: enforce.OnViolationLog}, "250 mx.example.net",
+			map[string]string{"verdict": "allow", "reason": "tls-no-forward-secrecy", "upstream_tls.forward_secrecy": "false"}},
+		{"cleartext", enforce.Rule{Name: "old", ForwardSecrecy: true, OnHandshakeFailure: enforce.Cleartext}, "421 4.7.5 …",
+			map[string]string{"verdict": "defer", "reason": "tls-no-forward-secrecy", "upstream_tls.state": "ok"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, options{rules: []enforce.Rule{tc.rule}, edit: func(s *Snapshot) { s.Certificate = nil }})
+			up := upToHandshake(b)
+			up.say("220 go\n")
+			if err := up.acceptTLS(rsaOnly(t)); err == nil {
+				t.Fatal("the first offer was not narrow")
+			}
+			again := b.server()
+			again.say("220 mx.example.net ESMTP\n")
+			again.hears("EHLO client.example")
+			again.say("250-mx.example.net\n250 STARTTLS\n")
+			again.hears("STARTTLS")
+			again.say("220 go\n")
+			if err := again.acceptTLS(rsaOnly(t)); err != nil {
+				t.Fatal(err)
+			}
+			again.hears("EHLO client.example")
+			again.say("250 mx.example.net\n")
+			b.client.hears(tc.reply)
+			b.client.conn.Close()
+			wantFields(t, b.record(), tc.want)
+		})
 	}
 }
 

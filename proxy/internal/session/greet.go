@@ -297,8 +297,16 @@ func (s *Session) tryTLS(name string) (ok, went bool) {
 		s.facts.Upstream = enforce.Leg{State: enforce.StateNone, Failure: enforce.StartTLSNotOffered, Detail: "STARTTLS is not offered"}
 		return true, true
 	}
-	if ok, went = s.secure(name); !ok {
+	if ok, went = s.secure(name, enforce.Offer(s.rule)); !ok {
 		return false, went
+	}
+	if enforce.MayWiden(s.rule, s.facts.Upstream) {
+		if !s.redial(name) {
+			return false, false
+		}
+		if ok, went = s.secure(name, enforce.Offered()); !ok {
+			return false, went
+		}
 	}
 	if enforce.MayFallBack(s.rule, s.facts.Upstream, s.snap.Policy.Floor()) {
 		return s.fallBack(name), false
@@ -306,10 +314,11 @@ func (s *Session) tryTLS(name string) (ok, went bool) {
 	return true, true
 }
 
-// secure takes the upstream leg into TLS (RFC 3207) and greets it again. What
+// secure takes the upstream leg into TLS (RFC 3207), offering these TLS 1.2 suites
+// beside those of TLS 1.3, and greets it again. What
 // came of it is in s.facts; ok is false when the session cannot go on for
 // another reason.
-func (s *Session) secure(name string) (ok, went bool) {
+func (s *Session) secure(name string, offer []uint16) (ok, went bool) {
 	reply, went := s.exchange("STARTTLS")
 	if !went {
 		return false, false
@@ -319,7 +328,7 @@ func (s *Session) secure(name string) (ok, went bool) {
 			Detail: "STARTTLS was answered " + strconv.Itoa(reply.Code)}
 		return true, true
 	}
-	secure, h, err := s.upstream.StartClient(s.upstreamConfig(), s.snap.Timeouts.Handshake)
+	secure, h, err := s.upstream.StartClient(s.upstreamConfig(offer), s.snap.Timeouts.Handshake)
 	s.upstreamFacts(h, err)
 	if err != nil {
 		return true, true
@@ -338,10 +347,20 @@ func (s *Session) secure(name string) (ok, went bool) {
 	return ok, went
 }
 
-// fallBack dials the upstream again and leaves it in clear: the rule says so, and
-// there is no going on over a socket on which a handshake failed.
+// fallBack leaves the upstream in clear on a new connection: the rule says so.
 func (s *Session) fallBack(name string) bool {
 	failed := s.facts.Upstream
+	if !s.redial(name) {
+		return false
+	}
+	s.facts.Upstream = enforce.Leg{State: enforce.StateNone, Failure: failed.Failure, Detail: failed.Detail}
+	return true
+}
+
+// redial puts a new connection in place of one on which a handshake failed, over
+// which there is no going on, and greets the upstream again. When it returns
+// false the client has been told.
+func (s *Session) redial(name string) bool {
 	s.upstream.Close()
 	_, err := s.open()
 	if err == nil {
@@ -364,7 +383,6 @@ func (s *Session) fallBack(name string) bool {
 		s.end("upstream refused EHLO")
 		return false
 	}
-	s.facts.Upstream = enforce.Leg{State: enforce.StateNone, Failure: failed.Failure, Detail: failed.Detail}
 	return true
 }
 
