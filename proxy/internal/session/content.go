@@ -146,6 +146,13 @@ func (s *Session) broken(err error) bool {
 	return false
 }
 
+// betweenChunks reports whether a message is under way of which the last chunk
+// has not come.
+func (s *Session) betweenChunks() bool {
+	tx := s.current()
+	return tx != nil && tx.chunked
+}
+
 // doubtful reports whether an earlier reply left open what envelope the upstream
 // has. A chunk goes up behind unanswered commands otherwise, as it would have
 // without us.

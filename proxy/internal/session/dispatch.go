@@ -98,7 +98,7 @@ func (s *Session) nextLine() ([]byte, error) {
 		if !s.client.HasLine() {
 			s.flushBoth()
 		}
-		if s.draining.Load() && !s.owing() {
+		if s.draining.Load() && !s.owing() && !s.betweenChunks() {
 			return nil, leg.ErrInterrupted
 		}
 		if s.crowded() && !s.settle() {

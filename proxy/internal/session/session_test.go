@@ -318,6 +318,27 @@ func TestADrainWaitsForTheMessageAndThenSays421(t *testing.T) {
 	wantFields(t, b.record(), map[string]string{"verdict": "allow", "end": "stopped"})
 }
 
+func TestADrainLetsAMessageInChunksFinish(t *testing.T) {
+	b := newBench(t, options{})
+	up := b.greeted(true, "CHUNKING")
+	b.client.say("MAIL FROM:<a@x.example>\nRCPT TO:<b@x.example>\n")
+	up.hears("MAIL FROM:<a@x.example>", "RCPT TO:<b@x.example>")
+	up.say("250 ok\n250 ok\n")
+	b.client.hears("250 ok", "250 ok")
+	b.client.raws("BDAT 4\r\nhalf")
+	up.hears("BDAT 4")
+	up.octets("half")
+	up.say("250 ok\n")
+	b.client.hears("250 ok")
+	b.session.Drain()
+	b.client.raws("BDAT 4 LAST\r\nhalf")
+	up.hears("BDAT 4 LAST")
+	up.octets("half")
+	up.say("250 ok\n")
+	b.client.hears("250 ok", "421 4.3.2 …")
+	wantFields(t, b.record(), map[string]string{"verdict": "allow", "end": "drained"})
+}
+
 func TestADrainEndsAnIdleDialogueAtOnce(t *testing.T) {
 	b := newBench(t, options{})
 	b.greeted(true)
