@@ -1,12 +1,15 @@
 package mta_test
 
 import (
+	"fmt"
+	"net/netip"
 	"regexp"
 	"sync/atomic"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 
+	"postern/proxy/proxytest"
 	"postern/proxy/proxytest/mta"
 )
 
@@ -66,14 +69,9 @@ func TestAMessageWhosePosternWasKilledArrivesOnceAndWhole(t *testing.T) {
 			if _, err := s.sender.WaitQueue(within(t, patience), mta.Deferred); err != nil {
 				t.Fatal(err)
 			}
-			_, err = s.receiver.WaitLog(within(t, patience), regexp.MustCompile(`lost connection after DATA \(\d+ bytes\)`))
+			_, err = s.receiver.WaitLog(within(t, patience), lostInContent)
 			must(t, err)
-			if queue, err := s.receiver.Queue(); err != nil || len(queue) > 0 {
-				t.Errorf("the receiver keeps %+v (%v)", queue, err)
-			}
-			if messages, err := s.receiver.Messages(); err != nil || len(messages) > 0 {
-				t.Errorf("the receiver took %d truncated messages (%v)", len(messages), err)
-			}
+			s.nothingStored()
 
 			// While nobody listens connections are reset (when_down = "block"), and
 			// the message stays where it is.
@@ -91,5 +89,56 @@ func TestAMessageWhosePosternWasKilledArrivesOnceAndWhole(t *testing.T) {
 			record := p.records(1)[0]
 			record.agreesWith(s)
 		})
+	}
+}
+
+func TestAMessageWhoseSenderBreaksOffIsNeverEnded(t *testing.T) {
+	for _, starttls := range []bool{false, true} {
+		t.Run(fmt.Sprintf("with TLS %t", starttls), func(t *testing.T) {
+			s := newSite(t)
+			s.receive(mta.Options{})
+			p := s.guard("")
+			conn, err := s.net.Client.Dial(within(t, patience), netip.AddrPort{}, netip.AddrPortFrom(s.server, 25))
+			must(t, err)
+			client := proxytest.NewClient(conn, patience)
+			_, err = client.ReadReply()
+			must(t, err)
+			_, err = client.Hello("EHLO", senderName)
+			must(t, err)
+			if starttls {
+				_, err = client.StartTLS(s.trusting())
+				must(t, err)
+				_, err = client.Hello("EHLO", senderName)
+				must(t, err)
+			}
+			replies, err := client.Pipeline("MAIL FROM:<"+senderUser+">", "RCPT TO:<"+recipient+">", "DATA")
+			if err != nil || replies[2].Code != 354 {
+				t.Fatalf("%v: %v", replies, err)
+			}
+			// Cut behind a line end, where a dot would end it.
+			_, err = client.Write(message(1 << 20))
+			must(t, err)
+			must(t, client.Close())
+			_, err = s.receiver.WaitLog(within(t, patience), lostInContent)
+			must(t, err)
+			s.nothingStored()
+			if tx := p.records(1)[0].Transactions; len(tx) != 1 || tx[0].Accepted != 1 || tx[0].Reply != "" {
+				t.Errorf("the record says %+v", tx)
+			}
+		})
+	}
+}
+
+// lostInContent is what smtpd logs when a connection ends within a message.
+var lostInContent = regexp.MustCompile(`lost connection after DATA \(\d+ bytes\)`)
+
+// nothingStored wants a receiver that has taken nothing.
+func (s *site) nothingStored() {
+	s.t.Helper()
+	if queue, err := s.receiver.Queue(); err != nil || len(queue) > 0 {
+		s.t.Errorf("the receiver keeps %+v (%v)", queue, err)
+	}
+	if messages, err := s.receiver.Messages(); err != nil || len(messages) > 0 {
+		s.t.Errorf("the receiver took %d truncated messages (%v)", len(messages), err)
 	}
 }

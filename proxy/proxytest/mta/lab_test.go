@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
+	if missing := (*mta.MissingError)(nil); errors.As(err, &missing) && os.Getenv("CI") == "" {
+		code = 0 // as a test that skips; in CI what is missing fails
+	}
 	os.Exit(code)
 }
 
