@@ -81,12 +81,12 @@ func TestAWriteThatFailsDoesNotLoseTheReplyBeforeIt(t *testing.T) {
 
 // A piece that did not go up is followed by nothing.
 func TestContentHasNoHole(t *testing.T) {
-	for range 40 {
+	for range 10 {
 		t.Run("", func(t *testing.T) {
 			var armed atomic.Bool
 			var b *bench
 			servers := make(chan *peer, 1)
-			b = newBench(t, options{edit: func(s *Snapshot) { s.Timeouts.Command = time.Second }, dial: func(context.Context, netip.AddrPort) (net.Conn, error) {
+			b = newBench(t, options{edit: func(s *Snapshot) { s.Timeouts.Command, s.Timeouts.Final = time.Second, 300*time.Millisecond }, dial: func(context.Context, netip.AddrPort) (net.Conn, error) {
 				near, f := tcpPair(t)
 				near.(*net.TCPConn).SetWriteBuffer(4 << 10)
 				f.(*net.TCPConn).SetReadBuffer(4 << 10)
