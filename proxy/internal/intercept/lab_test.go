@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,8 +120,8 @@ func show(t *testing.T, host *netlab.Host, p Plan) State {
 type relay struct {
 	host *netlab.Host
 	gate *Gate
-	// connect limits dialling; set before the first connection.
-	connect time.Duration
+	// connect limits dialling, a time.Duration.
+	connect atomic.Int64
 
 	mu        sync.Mutex
 	listeners []*net.TCPListener
@@ -144,9 +145,10 @@ func gateOf(t *testing.T, p Plan) *Gate {
 func startRelay(t *testing.T, host *netlab.Host, p Plan) *relay {
 	t.Helper()
 	r := &relay{
-		host: host, gate: gateOf(t, p), connect: patience,
+		host: host, gate: gateOf(t, p),
 		arrivals: make(chan Arrival, 10000), refused: make(chan error, 10000),
 	}
+	r.connect.Store(int64(patience))
 	for _, address := range p.Listen {
 		err := host.Do(func() error {
 			listener, err := r.gate.Listen(context.Background(), address)
@@ -196,7 +198,7 @@ func (r *relay) serve(client *net.TCPConn) error {
 	r.arrivals <- arrival
 	var upstream *net.TCPConn
 	err = r.host.Do(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), r.connect)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.connect.Load()))
 		defer cancel()
 		upstream, err = r.gate.Dial(ctx, arrival.Client, arrival.Destination)
 		return err

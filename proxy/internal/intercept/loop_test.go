@@ -134,7 +134,7 @@ func TestAConnectionThatComesBackIsNeverServedTwice(t *testing.T) {
 			plan.Interfaces = []string{"lan0", "wan0"}
 			up(t, n.Gateway, plan)
 			r := startRelay(t, n.Gateway, plan)
-			r.connect = time.Second
+			r.connect.Store(int64(time.Second))
 			for _, far := range []string{"198.51.100.1", "2001:db8:ff::1"} {
 				if v, err := call(n.Client, anyPort, at(netip.MustParseAddr(far), smtp)); err == nil {
 					t.Errorf("%s answered %s", far, v.seen)
