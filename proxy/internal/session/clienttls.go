@@ -35,8 +35,7 @@ func (s *Session) startTLS(cmd smtpwire.Command) bool {
 		return true
 	}
 	if s.client.Buffered() > 0 {
-		v := enforce.Verdict{Action: enforce.Reject, Failure: enforce.Failure{Reason: enforce.StartTLSInjection, Detail: "octets in clear behind STARTTLS"}}
-		v.Failures = []enforce.Failure{v.Failure}
+		v := fault(enforce.Reject, enforce.StartTLSInjection, "octets in clear behind STARTTLS")
 		s.mu.Lock()
 		s.enter(enforce.AfterClientTLS, v)
 		s.mu.Unlock()

@@ -95,8 +95,7 @@ func (s *Session) beginContent(e *expected) {
 // of data, where it listens.
 func (s *Session) bareNewline(content smtpwire.Content) bool {
 	s.mu.Lock()
-	v := enforce.Verdict{Action: enforce.Reject, Failure: enforce.Failure{Reason: enforce.BareNewline, Detail: "bare CR or LF in message content"}}
-	v.Failures = []enforce.Failure{v.Failure}
+	v := fault(enforce.Reject, enforce.BareNewline, "bare CR or LF in message content")
 	s.enter(enforce.AtRcpt, v)
 	s.endLocked("bare newline")
 	s.hangUp()

@@ -175,8 +175,7 @@ func (s *Session) clientGone(err error) {
 // refuseWire ends the session with a client that broke a rule of the wire.
 func (s *Session) refuseWire(reason enforce.Reason, detail string) {
 	s.hearOut()
-	v := enforce.Verdict{Action: enforce.Reject, Failure: enforce.Failure{Reason: reason, Detail: detail}}
-	v.Failures = []enforce.Failure{v.Failure}
+	v := fault(enforce.Reject, reason, detail)
 	s.mu.Lock()
 	s.enter(s.stage, v)
 	s.mu.Unlock()

@@ -66,9 +66,14 @@ func (s *Session) blame(reason enforce.Reason, detail string) {
 }
 
 func (s *Session) blameLocked(reason enforce.Reason, detail string) {
-	v := enforce.Verdict{Action: enforce.Defer, Failure: enforce.Failure{Reason: reason, Detail: detail}}
-	v.Failures = []enforce.Failure{v.Failure}
-	s.enter(s.stage, v)
+	s.enter(s.stage, fault(enforce.Defer, reason, detail))
+}
+
+// fault is the verdict on what no rule has a say in: the wire, a limit, a peer
+// that is gone.
+func fault(a enforce.Action, reason enforce.Reason, detail string) enforce.Verdict {
+	f := enforce.Failure{Reason: reason, Detail: detail}
+	return enforce.Verdict{Action: a, Failure: f, Failures: []enforce.Failure{f}}
 }
 
 // refuseConnection speaks a refusal of the whole connection in answer to EHLO:
