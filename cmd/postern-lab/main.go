@@ -33,18 +33,31 @@ const (
 	exitUsage   = 2 // the command line is at fault, or this machine forbids namespaces
 )
 
-const usage = `usage: postern-lab demo [--postern PROGRAM] [--json]
+const usage = `usage: postern-lab COMMAND [--postern PROGRAM] [flags]
 
-Sends mail of many kinds through a gateway that runs postern, all of it within
-network namespaces, and shows what happened. No root is needed.
+Runs the real postern in the gateway of a network of client, gateway and server
+host, all of it within network namespaces. No root is needed.
+
+  demo    sends mail of many kinds through it and shows what happened
+          --json  prints the session records, one a line, instead
 
   --postern PROGRAM  the postern to run; otherwise the one beside postern-lab,
                      built from source if there is none
-  --json             print the session records, one a line, instead
 
 Exit codes: 0 all went as expected; 1 something did not; 2 a mistake in the
 command line, or the machine does not let this user make namespaces.
 `
+
+// A subcommand declares its flags and returns what is run within the lab once
+// they have been parsed.
+type subcommand func(flags *flag.FlagSet) func(postern string, stdout, stderr io.Writer) int
+
+var subcommands = map[string]subcommand{
+	"demo": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
+		json := flags.Bool("json", false, "")
+		return func(postern string, stdout, stderr io.Writer) int { return demo(postern, *json, stdout, stderr) }
+	},
+}
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
@@ -53,19 +66,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "postern-lab:", confined(args[1:]))
 		return exitFinding
 	}
-	flags := flag.NewFlagSet("postern-lab demo", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage) }
-	postern := flags.String("postern", "", "")
-	json := flags.Bool("json", false, "")
-	switch {
-	case len(args) == 1 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help"):
+	if len(args) == 1 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 		fmt.Fprint(stdout, usage)
 		return exitFine
-	case len(args) == 0 || args[0] != "demo":
+	}
+	if len(args) == 0 || subcommands[args[0]] == nil {
 		fmt.Fprint(stderr, usage)
 		return exitUsage
 	}
+	flags := flag.NewFlagSet("postern-lab "+args[0], flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	postern := flags.String("postern", "", "")
+	inside := subcommands[args[0]](flags)
 	switch err := flags.Parse(args[1:]); {
 	case errors.Is(err, flag.ErrHelp):
 		return exitFine
@@ -75,17 +88,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return exitUsage
 	}
-	return runDemo(*postern, *json, stdout, stderr)
+	return enter(*postern, inside, stdout, stderr)
 }
 
-// runDemo enters the lab and gives the demo there.
-func runDemo(postern string, json bool, stdout, stderr io.Writer) int {
+// enter runs a subcommand within the lab.
+func enter(postern string, inside func(string, io.Writer, io.Writer) int, stdout, stderr io.Writer) int {
 	program, err := locate(postern, stderr)
 	if err != nil {
 		fmt.Fprintln(stderr, "postern-lab:", err)
 		return exitFinding
 	}
-	code, err := netlab.Enter(netlab.Options{}, func() int { return demo(program, json, stdout, stderr) })
+	code, err := netlab.Enter(netlab.Options{}, func() int { return inside(program, stdout, stderr) })
 	if err == nil {
 		return code
 	}

@@ -86,7 +86,7 @@ func TestAMistakeInTheCommandLineIsUsage(t *testing.T) {
 			t.Errorf("%q: exit %d, want %d", row.args, code, row.code)
 		}
 		said := out.String() + errs.String()
-		if row.code != exitFinding && !strings.Contains(said, "usage: postern-lab demo") {
+		if row.code != exitFinding && !strings.Contains(said, "usage: postern-lab COMMAND") {
 			t.Errorf("%q said %q", row.args, said)
 		}
 		if row.code != exitFine && errs.Len() == 0 {
