@@ -11,7 +11,7 @@ type BareNewline uint8
 const (
 	Normalize  BareNewline = iota // it becomes CRLF
 	RejectBare                    // it is ErrBareNewline
-	PassBare                      // it passes, and is no end of a line here
+	PassBare                      // it passes, unless a dot stands alone between such
 )
 
 // contentState is where Content stands in a line, and what it holds back: octets
@@ -25,7 +25,7 @@ const (
 	heldCRs                       // "\r\r…", to become one CRLF
 	heldDot                       // "." behind CRLF
 	heldDotCR                     // ".\r" behind CRLF
-	madeStart                     // behind a CRLF that Normalize made
+	madeStart                     // behind a CRLF that Normalize made, or a newline that PassBare passed
 	madeDot                       // "." there
 	madeDotCR                     // ".\r…" there
 )
@@ -38,27 +38,30 @@ const (
 // octet for octet otherwise: dots stay stuffed, and where Normalize makes a line
 // that is a lone dot, that dot is stuffed, since it was no end of data. A run of
 // CRs before LF becomes one CRLF: an empty line would end the header section.
+//
+// PassBare passes bare newlines as they are, but for the one thing that may not
+// be left to the server's reading: a line that is a lone dot to a server that
+// takes any CR or LF for the end of a line would end the message there, and what
+// follows would be an envelope that nobody judged. That is refused.
 type Content struct {
 	Bare  BareNewline
 	state contentState
 }
 
 var (
-	crlf     = []byte("\r\n")
-	dotCRLF  = []byte(".\r\n")
-	stuffed  = []byte("..\r\n")
-	justCR   = []byte("\r")
-	justDot  = []byte(".")
-	dotCR    = []byte(".\r")
-	dotAndLF = []byte(".\n")
+	crlf    = []byte("\r\n")
+	dotCRLF = []byte(".\r\n")
+	stuffed = []byte("..\r\n")
+	justCR  = []byte("\r")
+	justDot = []byte(".")
 )
 
 // Next looks at p, which continues the content. It consumed n octets of it, for
 // which out is to be sent on; out is part of p or a constant. Call it until p is
 // consumed or done, which says that out ends with the end of data.
 //
-// The only error is ErrBareNewline, under RejectBare; then nothing more may be
-// sent, the end least of all.
+// The only error is ErrBareNewline, under RejectBare and for a lone dot under
+// PassBare; then nothing more may be sent, the end least of all.
 func (c *Content) Next(p []byte) (out []byte, n int, done bool, err error) {
 	if len(p) == 0 {
 		return nil, 0, false, nil
@@ -82,16 +85,7 @@ func (c *Content) Next(p []byte) (out []byte, n int, done bool, err error) {
 	case heldDotCR:
 		return c.afterDotCR(p[0])
 	case madeDot:
-		switch p[0] {
-		case '\r':
-			c.state = madeDotCR
-			return nil, 1, false, nil
-		case '\n':
-			c.state = madeStart
-			return stuffed, 1, false, nil
-		}
-		c.state = inLine
-		return justDot, 0, false, nil
+		return c.afterMadeDot(p[0])
 	}
 	return c.afterCRs(p[0], stuffed) // madeDotCR
 }
@@ -127,7 +121,8 @@ func (c *Content) scan(p []byte) (out []byte, n int, done bool, err error) {
 		case lf >= 0 && c.Bare == RejectBare:
 			return nil, 0, false, ErrBareNewline
 		case lf >= 0 && c.Bare == PassBare:
-			i += lf + 1
+			c.state = madeStart
+			return p[:i+lf+1], i + lf + 1, false, nil
 		case lf >= 0 && i+lf > 0:
 			return p[:i+lf], i + lf, false, nil // the line; its LF is the next p[0]
 		case lf == 0:
@@ -148,7 +143,7 @@ func (c *Content) afterCR(next byte) (out []byte, n int, done bool, err error) {
 	case c.Bare == RejectBare:
 		return nil, 0, false, ErrBareNewline
 	case c.Bare == PassBare:
-		c.state = inLine
+		c.state = madeStart
 		return justCR, 0, false, nil
 	}
 	return c.afterCRs(next, crlf)
@@ -180,11 +175,24 @@ func (c *Content) afterDot(next byte) (out []byte, n int, done bool, err error) 
 	case next != '\n':
 		c.state = inLine
 		return justDot, 0, false, nil
-	case c.Bare == RejectBare:
+	case c.Bare != Normalize:
 		return nil, 0, false, ErrBareNewline
-	case c.Bare == PassBare:
+	}
+	c.state = madeStart
+	return stuffed, 1, false, nil
+}
+
+// afterMadeDot ends a dot behind what only some servers take for a newline.
+func (c *Content) afterMadeDot(next byte) (out []byte, n int, done bool, err error) {
+	switch {
+	case next != '\r' && next != '\n':
 		c.state = inLine
-		return dotAndLF, 1, false, nil
+		return justDot, 0, false, nil
+	case c.Bare == PassBare:
+		return nil, 0, false, ErrBareNewline
+	case next == '\r':
+		c.state = madeDotCR
+		return nil, 1, false, nil
 	}
 	c.state = madeStart
 	return stuffed, 1, false, nil
@@ -194,11 +202,8 @@ func (c *Content) afterDotCR(next byte) (out []byte, n int, done bool, err error
 	switch {
 	case next == '\n':
 		return dotCRLF, 1, true, nil
-	case c.Bare == RejectBare:
+	case c.Bare != Normalize:
 		return nil, 0, false, ErrBareNewline
-	case c.Bare == PassBare:
-		c.state = inLine
-		return dotCR, 0, false, nil
 	}
 	return c.afterCRs(next, stuffed)
 }

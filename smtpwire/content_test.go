@@ -29,6 +29,9 @@ func feed(t interface{ Fatalf(string, ...any) }, bare BareNewline, in []byte, si
 	return out, nil, false, nil
 }
 
+// refused, in a table, is what ErrBareNewline stands for.
+const refused = "ErrBareNewline"
+
 func TestEndOfDataIsCRLFDotCRLFAndNothingElse(t *testing.T) {
 	for _, tc := range []struct {
 		name, in                 string
@@ -38,15 +41,15 @@ func TestEndOfDataIsCRLFDotCRLFAndNothingElse(t *testing.T) {
 		{name: "empty message", in: ".\r\n", normalize: ".\r\n", pass: ".\r\n"},
 		{name: "one line", in: "a\r\n.\r\nQUIT", normalize: "a\r\n.\r\n", pass: "a\r\n.\r\n", left: "QUIT"},
 		{name: "stuffed dots stay stuffed", in: "..\r\n...a\r\n.\r\n", normalize: "..\r\n...a\r\n.\r\n", pass: "..\r\n...a\r\n.\r\n"},
-		{name: "LF . LF", in: "a\n.\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\n.\nb\r\n.\r\n", refusedUnderReject: true},
-		{name: "LF . CRLF", in: "a\n.\r\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\n.\r\nb\r\n.\r\n", refusedUnderReject: true},
-		{name: "CRLF . LF", in: "a\r\n.\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r\n.\nb\r\n.\r\n", refusedUnderReject: true},
-		{name: "CR . CR", in: "a\r.\rb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r.\rb\r\n.\r\n", refusedUnderReject: true},
-		{name: "CR . CRLF", in: "a\r.\r\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r.\r\nb\r\n.\r\n", refusedUnderReject: true},
-		{name: "CRLF . CR", in: "a\r\n.\rb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r\n.\rb\r\n.\r\n", refusedUnderReject: true},
-		{name: "CRLF . CR CRLF", in: "a\r\n.\r\r\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: "a\r\n.\r\r\nb\r\n.\r\n", refusedUnderReject: true},
+		{name: "LF . LF", in: "a\n.\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: refused, refusedUnderReject: true},
+		{name: "LF . CRLF", in: "a\n.\r\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: refused, refusedUnderReject: true},
+		{name: "CRLF . LF", in: "a\r\n.\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: refused, refusedUnderReject: true},
+		{name: "CR . CR", in: "a\r.\rb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: refused, refusedUnderReject: true},
+		{name: "CR . CRLF", in: "a\r.\r\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: refused, refusedUnderReject: true},
+		{name: "CRLF . CR", in: "a\r\n.\rb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: refused, refusedUnderReject: true},
+		{name: "CRLF . CR CRLF", in: "a\r\n.\r\r\nb\r\n.\r\n", normalize: "a\r\n..\r\nb\r\n.\r\n", pass: refused, refusedUnderReject: true},
 		{name: "CR CRLF is one end of line", in: "a\r\r\nb\r\r\n.\r\n", normalize: "a\r\nb\r\n.\r\n", pass: "a\r\r\nb\r\r\n.\r\n", refusedUnderReject: true},
-		{name: "end right behind a stuffed dot", in: "\n.\r\n.\r\n", normalize: "\r\n..\r\n.\r\n", pass: "\n.\r\n.\r\n", refusedUnderReject: true},
+		{name: "end right behind a stuffed dot", in: "\n.\r\n.\r\n", normalize: "\r\n..\r\n.\r\n", pass: refused, refusedUnderReject: true},
 		{name: "a line that begins with a dot behind LF", in: "a\n.b\r\n.\r\n", normalize: "a\r\n.b\r\n.\r\n", pass: "a\n.b\r\n.\r\n", refusedUnderReject: true},
 		{name: "NUL is content", in: "\x00\r\n.\x00\r\n.\r\n", normalize: "\x00\r\n.\x00\r\n.\r\n", pass: "\x00\r\n.\x00\r\n.\r\n"},
 		{name: "what could be the end is held back", in: "a\r\n.\r", normalize: "a\r\n", pass: "a\r\n", open: true},
@@ -56,6 +59,12 @@ func TestEndOfDataIsCRLFDotCRLFAndNothingElse(t *testing.T) {
 			for size := 1; size <= len(tc.in); size++ {
 				for bare, want := range map[BareNewline]string{Normalize: tc.normalize, PassBare: tc.pass} {
 					out, rest, done, err := feed(t, bare, []byte(tc.in), size)
+					if want == refused {
+						if done || !errors.Is(err, ErrBareNewline) {
+							t.Errorf("mode %d, pieces of %d: %q passes, done %v, %v", bare, size, out, done, err)
+						}
+						continue
+					}
 					if string(out) != want || string(rest) != tc.left || done == tc.open || err != nil {
 						t.Errorf("mode %d, pieces of %d: got %q, left %q, done %v, %v; want %q", bare, size, out, rest, done, err, want)
 					}
@@ -126,6 +135,33 @@ func checkNormalized(t interface{ Fatalf(string, ...any) }, in []byte, size int)
 	}
 }
 
+// checkUnchanged holds the modes that change nothing to that, and to having one
+// end of message for every server.
+func checkUnchanged(t interface{ Fatalf(string, ...any) }, in []byte, size int) {
+	for _, bare := range []BareNewline{RejectBare, PassBare} {
+		out, rest, done, err := feed(t, bare, in, size)
+		if err != nil && (done || !errors.Is(err, ErrBareNewline)) {
+			t.Fatalf("mode %d, %q: done %v, %v", bare, in, done, err)
+		}
+		if !bytes.HasPrefix(in, out) {
+			t.Fatalf("mode %d changed %q to %q", bare, in, out)
+		}
+		if end := lax(out); end >= 0 && (!done || end != len(out)) {
+			t.Fatalf("mode %d, %q: a lenient server takes %d of %d octets for the message", bare, in, end, len(out))
+		}
+		if done && len(out) != len(in)-len(rest) {
+			t.Fatalf("mode %d, %q: %d octets became %d", bare, in, len(in)-len(rest), len(out))
+		}
+	}
+}
+
+func TestPassedContentHasOneEndForEveryServer(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := []byte(rapid.StringOf(rapid.SampledFrom([]rune{'\r', '\n', '.', 'a', 0})).Draw(t, "in") + "\r\n.\r\n")
+		checkUnchanged(t, in, rapid.IntRange(1, len(in)).Draw(t, "size"))
+	})
+}
+
 func FuzzContent(f *testing.F) {
 	f.Add([]byte("a\r\n.\r\n"), uint8(1))
 	f.Add([]byte("\n.\n\r\n.\r\n"), uint8(3))
@@ -135,10 +171,6 @@ func FuzzContent(f *testing.F) {
 			return
 		}
 		checkNormalized(t, in, int(size)+1)
-		for _, bare := range []BareNewline{RejectBare, PassBare} {
-			if out, _, done, err := feed(t, bare, in, int(size)+1); err == nil && done && !bytes.HasPrefix(in, out) {
-				t.Fatalf("mode %d changed %q to %q", bare, in, out)
-			}
-		}
+		checkUnchanged(t, in, int(size)+1)
 	})
 }

@@ -100,7 +100,7 @@ func (s *Session) bareNewline(content smtpwire.Content) bool {
 	s.endLocked("bare newline")
 	s.hangUp()
 	s.mu.Unlock()
-	content.Bare = smtpwire.PassBare
+	content.Bare = smtpwire.Normalize // which reads on to the end that the client meant
 	for {
 		p, err := s.client.PeekContent(s.snap.Timeouts.Data)
 		if err != nil {
