@@ -154,9 +154,12 @@ func (c *check) suites() {
 func (c *check) client() {
 	c.unused("client_names", c.ClientTLS == ClientVerified, "client_tls", `client_tls = "verified"`)
 	if c.ClientTLS != ClientAny && c.meantForEveryone() {
-		c.fail("client_tls", "", `a demand of every client found, expected one scoped by from_networks, to_networks, from_domains or to_domains: a publicly referenced SMTP server MUST NOT require STARTTLS (RFC 3207 §4)`)
+		c.fail("client_tls", "", `a demand of every client found, expected one scoped by from_networks, to_networks, from_domains or to_domains: `+publicServer)
 	}
 }
+
+// publicServer is why a demand on the client leg must leave somebody out.
+const publicServer = "a publicly referenced SMTP server MUST NOT require STARTTLS (RFC 3207 §4)"
 
 // meantForEveryone reports whether no matcher of the rule leaves anybody out.
 func (c *check) meantForEveryone() bool {

@@ -34,10 +34,11 @@ type Question struct {
 	Envelope   *Rule  // the envelope rule that binds sender or recipient; nil: none
 	Facts      Facts
 	RequireTLS bool // MAIL carries REQUIRETLS (RFC 8689)
+	HoldFor    bool // hold_for contains the client
 }
 
-// Decide holds facts against rules. The order of judgement is the floor,
-// REQUIRETLS, the connection rule, the envelope rule; all must hold, and the
+// Decide holds facts against rules. The order of judgement is the floor, under
+// which hold_for falls, REQUIRETLS, the connection rule, the envelope rule; all must hold, and the
 // first that does not gives the reason. What a rule only logs is let pass, the
 // floor never.
 //
@@ -53,6 +54,9 @@ func Decide(q Question) Verdict {
 		return j.verdict()
 	}
 	j.floor()
+	if q.HoldFor && q.Stage >= AtMail {
+		j.held()
+	}
 	if q.RequireTLS {
 		j.requireTLS()
 	}
@@ -231,7 +235,9 @@ func (j *judgement) client() {
 		return
 	}
 	if client.State != StateOK {
-		j.fail(ClientTLSRequired, "TLS is required here")
+		if !j.held() {
+			j.fail(ClientTLSRequired, "TLS is required here")
+		}
 		return
 	}
 	if r.ClientTLS != ClientVerified {
@@ -244,6 +250,19 @@ func (j *judgement) client() {
 	} else if len(r.ClientNames) > 0 && !MatchNames(client.Certificate.DNSNames, r.ClientNames) {
 		j.fail(ClientCertMismatch, "the client certificate is for %s", some(client.Certificate.DNSNames))
 	}
+}
+
+// held refuses a client in clear whose last handshake fell below the floor, and
+// says whether it is one. A sender that is only told that TLS is required looks
+// for the fault elsewhere: it does have TLS.
+func (j *judgement) held() bool {
+	hold := j.q.Facts.Held
+	if hold == nil || j.q.Facts.Client.State != StateNone {
+		return false
+	}
+	j.fail(ClientTLSTooLow, "your last TLS handshake with this server offered %s, which is below %s",
+		tls.VersionName(hold.Offered), tls.VersionName(j.q.Floor))
+	return true
 }
 
 func chain(l Leg, roots string) ChainResult {

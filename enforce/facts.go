@@ -5,6 +5,14 @@ import (
 	"time"
 )
 
+// A Hold is what is known of a client whose last TLS handshake with the same
+// destination fell below the floor. Such a client often comes back in clear.
+type Hold struct {
+	Offered      uint16    // the highest TLS version it offered
+	Since, Until time.Time // when it began, and when it ends unless it is renewed
+	Refused      int       // how often the client was refused because of it
+}
+
 // A TLSState says how far TLS on a leg has come. The zero value is no knowledge
 // at all, and no knowledge refuses.
 type TLSState uint8
@@ -75,6 +83,8 @@ type Facts struct {
 	Upstream, Client Leg
 	// RequireTLSOffered: the upstream lists REQUIRETLS inside TLS (RFC 8689).
 	RequireTLSOffered bool
+	// Held: the client is held to what its last handshake came to; nil: it is not.
+	Held *Hold
 }
 
 // A Connection is what selects connection rules.

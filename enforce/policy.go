@@ -1,6 +1,10 @@
 package enforce
 
-import "time"
+import (
+	"errors"
+	"net/netip"
+	"time"
+)
 
 // A Policy is a list of rules that were found sound, ready to be asked which of
 // them bind. It is made by Compile, never changes, and may be asked by any number
@@ -15,6 +19,7 @@ type Policy struct {
 	connection []*compiled // ends with the built-in one, which matches everything
 	envelope   []*compiled
 	last       *compiled
+	holdFor    networkSet
 }
 
 // compiled is a rule with its matchers in the form that is asked.
@@ -115,6 +120,42 @@ func (p *Policy) RequestsClientCertificate(c Connection, now time.Time) bool {
 	}
 	for _, r := range p.envelope {
 		if r.ClientTLS == ClientVerified && r.matchesNetworks(c, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// HoldingFor gives the same policy with hold_for: networks whose clients are
+// held after a handshake below the floor even where no rule demands TLS of them.
+// The error is for networks that leave nobody out: that would demand TLS of
+// everyone (RFC 3207 §4). Of no policy (nil) comes none.
+func (p *Policy) HoldingFor(networks []netip.Prefix) (*Policy, error) {
+	if len(networks) > 0 && networkSet(networks).leavesNobodyOut() {
+		return nil, errHoldForAll
+	}
+	if p == nil {
+		return nil, nil
+	}
+	with := *p
+	with.holdFor = networks
+	return &with, nil
+}
+
+var errHoldForAll = errors.New("everybody found, expected networks that leave somebody out: " + publicServer)
+
+// HoldsFor reports whether c's client is held by hold_for.
+func (p *Policy) HoldsFor(c Connection) bool { return p.holdFor.contains(c.Client) }
+
+// MayHold reports whether a hold of c's client could ever matter: whether
+// hold_for contains it, or a rule that could bind by its networks demands TLS of
+// it. Nobody else is worth remembering.
+func (p *Policy) MayHold(c Connection, now time.Time) bool {
+	if p.HoldsFor(c) || p.ConnectionRule(c, now).ClientTLS != ClientAny {
+		return true
+	}
+	for _, r := range p.envelope {
+		if r.ClientTLS != ClientAny && r.matchesNetworks(c, now) {
 			return true
 		}
 	}

@@ -45,7 +45,9 @@ type Listen struct {
 type TLS struct {
 	MinVersion   uint16 // tls.VersionTLS12 or tls.VersionTLS13
 	Certificates []Certificate
-	TrustCA      string // "system", or a file of PEM roots
+	TrustCA      string         // "system", or a file of PEM roots
+	Hold         time.Duration  // how long a client whose handshake fell below the floor is held to that
+	HoldFor      []netip.Prefix // clients that are held even where no rule demands TLS of them
 }
 
 // Certificate names the files of one [[tls.certificate]].

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"postern/enforce/memory"
 	"postern/proxy/internal/intercept"
 	"postern/proxy/internal/session"
 )
@@ -29,6 +30,8 @@ type Server struct {
 
 	stopping chan struct{} // closed by Shutdown
 	stop     sync.Once
+
+	holds memory.Holds // of clients, over all reloads
 
 	mu       sync.Mutex
 	sessions map[*session.Session]netip.Addr
@@ -72,6 +75,7 @@ func NewServer(config Config, log *zap.Logger) (*Server, error) {
 		sessions: make(map[*session.Session]netip.Addr),
 		sources:  make(map[netip.Addr]int),
 	}
+	snap.Holds = holds{&s.holds, config.TLS.Hold}
 	s.current.Store(snap)
 	return s, nil
 }
@@ -160,6 +164,7 @@ func (s *Server) Reload(config Config, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
+	snap.Holds = holds{&s.holds, config.TLS.Hold}
 	s.current.Store(snap)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"postern/enforce"
+	"postern/enforce/memory"
 	"postern/proxy/internal/keyring"
 	"postern/proxy/internal/session"
 )
@@ -28,6 +29,10 @@ const resumable = 4096
 func newSnapshot(config Config, log *zap.Logger, generation uint64) (*snapshot, error) {
 	policy, faults := enforce.Compile(config.Rules, config.TLS.MinVersion)
 	var errs []error
+	policy, err := policy.HoldingFor(config.TLS.HoldFor)
+	if err != nil {
+		errs = append(errs, &KeyError{"tls.hold_for", err.Error()})
+	}
 	for _, f := range faults {
 		errs = append(errs, f)
 	}
@@ -128,3 +133,14 @@ type keyed struct {
 
 func (k keyed) Get(string) (*tls.ClientSessionState, bool)  { return k.cache.Get(k.key) }
 func (k keyed) Put(_ string, state *tls.ClientSessionState) { k.cache.Put(k.key, state) }
+
+// holds are the server's, as long as the configuration has them last.
+type holds struct {
+	of   *memory.Holds
+	last time.Duration
+}
+
+func (h holds) Begin(c enforce.Connection, offered uint16) { h.of.Begin(c, offered, time.Now()) }
+func (h holds) Find(c enforce.Connection) *enforce.Hold    { return h.of.Find(c, h.last, time.Now()) }
+func (h holds) Refused(c enforce.Connection)               { h.of.Refused(c, h.last, time.Now()) }
+func (h holds) Clear(c enforce.Connection)                 { h.of.Clear(c) }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
+	"postern/enforce"
 	"postern/proxy"
 )
 
@@ -173,11 +174,16 @@ func statements(c proxy.Config) []statement {
 	if c.TLS.TrustCA != "system" {
 		trust = "the roots in " + c.TLS.TrustCA
 	}
-	return append(list,
+	list = append(list,
 		statement{"floor", floor + " on both legs: TLS below it is blocked, never replaced by cleartext, and no rule can allow it"},
 		statement{"shown to clients", shownWords(c.TLS.Certificates)},
 		statement{"trusted", trust},
 	)
+	demands := func(r enforce.Rule) bool { return r.ClientTLS != enforce.ClientAny }
+	if len(c.TLS.HoldFor) > 0 || slices.ContainsFunc(c.Rules, demands) {
+		list = append(list, statement{"held", heldWords(c.TLS)})
+	}
+	return list
 }
 
 func interceptionWords(c proxy.Config) string {
@@ -208,6 +214,15 @@ func downWords(in proxy.Intercept) string {
 		return "connections pass WITHOUT POSTERN while no listening socket exists"
 	}
 	return "connections are reset while no listening socket exists, so that senders try again later"
+}
+
+func heldWords(t proxy.TLS) string {
+	who := "of whom a rule demands TLS"
+	if len(t.HoldFor) > 0 {
+		who += " or who is in " + alternatives(texts(t.HoldFor))
+	}
+	return "a client " + who + " and whose handshake offered less than " + tls.VersionName(t.MinVersion) +
+		" is told so when it comes back in clear, and refused, until " + config.Short(t.Hold) + " after the last refusal"
 }
 
 func shownWords(certificates []proxy.Certificate) string {

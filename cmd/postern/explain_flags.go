@@ -24,6 +24,7 @@ type explainFlags struct {
 	names, prints    []string
 	clientTLS        string
 	clientNames      []string
+	held             string
 	requireTLS       bool
 }
 
@@ -42,6 +43,7 @@ func (f *explainFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.prints, "fingerprint", nil, "the `fingerprint` of the server's certificate, sha256:… or spki-sha256:…")
 	flags.StringVar(&f.clientTLS, "client-tls", "none", "the TLS `version` of the client: none, 1.2 or 1.3")
 	flags.StringSliceVar(&f.clientNames, "client-names", nil, "the client shows a certificate that verifies, with these `names`")
+	flags.StringVar(&f.held, "held", "", "the client comes in clear; its last handshake with this server offered no more than this `version`, below the floor")
 	flags.BoolVar(&f.requireTLS, "requiretls", false, "the sender asks for REQUIRETLS (RFC 8689), and the server offers it in TLS")
 }
 
@@ -58,6 +60,7 @@ type question struct {
 	certificate   enforce.Certificate
 	clientVersion uint16               // 0: no TLS
 	clientShows   *enforce.Certificate // nil: none
+	held          uint16               // what it offered in a handshake that fell below the floor; 0: it is not held
 	requireTLS    bool
 }
 
@@ -283,6 +286,14 @@ func (f *explainFlags) ownTLS(q *question, changed func(string) bool) error {
 		q.clientVersion = tlsVersions[f.clientTLS]
 	default:
 		return fmt.Errorf("--client-tls %q found, expected none, 1.2 or 1.3", f.clientTLS)
+	}
+	if changed("held") {
+		switch q.held = tlsVersions[f.held]; {
+		case q.held == 0 || q.held == tls.VersionTLS13:
+			return fmt.Errorf("--held %q found, expected 1.0, 1.1 or 1.2: a version below the floor", f.held)
+		case q.clientVersion != 0:
+			return fmt.Errorf("--held has no effect beside --client-tls %s: a handshake that succeeds ends the hold", f.clientTLS)
+		}
 	}
 	if !changed("client-names") {
 		return nil

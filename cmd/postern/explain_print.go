@@ -39,6 +39,8 @@ func forNames(names []string) string {
 
 func (x *explainer) clientWords() string {
 	switch {
+	case x.held != 0:
+		return "uses no TLS, and offered no more than " + tls.VersionName(x.held) + " before"
 	case x.clientVersion == 0:
 		return "uses no TLS"
 	case x.clientShows == nil:

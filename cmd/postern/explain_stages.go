@@ -165,6 +165,7 @@ func (x *explainer) handshake() (leg enforce.Leg, notes []string) {
 // clientLeg is the client's own STARTTLS, if it is to use it and is offered it.
 func (x *explainer) clientLeg() bool {
 	if x.clientVersion == 0 {
+		x.recall()
 		return true
 	}
 	var missing string
@@ -195,6 +196,13 @@ func (x *explainer) clientLeg() bool {
 	return x.judge(enforce.AfterClientTLS, nil, stageResult{Notes: notes})
 }
 
+// recall adds a hold to the facts as a session would: where it could matter.
+func (x *explainer) recall() {
+	if x.held != 0 && x.held < x.file.Policy.Floor() && x.file.Policy.MayHold(x.connection, x.now) {
+		x.facts.Held = &enforce.Hold{Offered: x.held}
+	}
+}
+
 func (x *explainer) mail() bool {
 	policy := x.file.Policy
 	rule := policy.EnvelopeRule(x.connection, x.sender.address(), nil, x.now)
@@ -215,6 +223,7 @@ func (x *explainer) judge(stage enforce.Stage, envelope *enforce.Rule, r stageRe
 	v := enforce.Decide(enforce.Question{
 		Stage: stage, Connection: x.connection, Floor: x.file.Policy.Floor(), Rule: x.rule, Envelope: envelope,
 		Facts: x.facts, RequireTLS: x.requireTLS && stage == enforce.AtMail,
+		HoldFor: x.file.Policy.HoldsFor(x.connection),
 	})
 	r.Stage, r.Verdict, r.Reason, r.Detail, r.DemandedBy = stage.String(), v.Action.String(), string(v.Reason), v.Detail, v.Rule
 	if len(v.Failures) > 1 || len(v.Failures) > 0 && !v.Refused() {

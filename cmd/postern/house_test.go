@@ -19,9 +19,10 @@ var mayImport = map[string][]string{
 	"smtpwire/tlshello": {"golang.org/x/crypto"},
 	"smtpwire/wiretest": {"smtpwire"},
 
-	"enforce": {},
+	"enforce":        {},
+	"enforce/memory": {"enforce"},
 
-	"proxy": {"enforce", "smtpwire", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
+	"proxy": {"enforce", "enforce/memory", "smtpwire", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
 		"proxy/internal/session", "go.uber.org/zap"},
 	"proxy/internal/intercept": {"golang.org/x/sys", "github.com/google/nftables", "github.com/vishvananda/netlink", "github.com/mdlayher/netlink"},
 	"proxy/internal/keyring":   {"enforce"},
@@ -47,6 +48,7 @@ var mayNotUse = map[string][]string{
 	"smtpwire":          {"net", "os", "log", "time", "crypto/tls"},
 	"smtpwire/tlshello": {"net", "os", "log", "time", "crypto/tls"},
 	"enforce":           {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/memory":    {"net", "os", "log", "net/http", "io/fs"},
 	"proxy":             {"log", "os/exec"},
 	"proxy/internal/session": {
 		"os/exec", "log", "net/textproto", "net/smtp",

@@ -22,6 +22,7 @@ func defaults() proxy.Config {
 		},
 		TLS: proxy.TLS{
 			MinVersion: tls.VersionTLS12,
+			Hold:       24 * time.Hour,
 			TrustCA:    "system",
 		},
 		SMTP: proxy.SMTP{BareNewline: proxy.Normalize},

@@ -77,7 +77,8 @@ func Parse(path string, data []byte) (*File, error) {
 	top := r.table("", values)
 	read(top, "mode", &f.Proxy.Observe, oneOf(word[bool]{text: "enforce"}, word[bool]{text: "observe", value: true}))
 	readIntercept(top, &f.Proxy)
-	readTLS(top.inner("tls"), &f.Proxy.TLS)
+	tls := top.inner("tls")
+	readTLS(tls, &f.Proxy.TLS)
 	readSMTP(top.inner("smtp"), &f.Proxy.SMTP)
 	readResolver(top.inner("resolver"), &f.Resolver)
 	readLimits(top.inner("limits"), &f.Proxy.Limits)
@@ -86,7 +87,7 @@ func Parse(path string, data []byte) (*File, error) {
 	readLater(top)
 	rules := readRules(top, &f.Proxy)
 	top.done()
-	f.Policy = compile(rules, &f.Proxy)
+	f.Policy = compile(rules, tls, &f.Proxy)
 
 	if len(r.errs) > 0 {
 		return nil, r.sorted()

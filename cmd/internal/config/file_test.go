@@ -75,7 +75,7 @@ func TestEveryKeyOfTheReferenceIsRead(t *testing.T) {
 				{Name: "edge", Cert: "/etc/postern/tls/cert.pem", Key: "/etc/postern/tls/key.pem"},
 				{Name: "partner", Cert: "/etc/postern/tls/partner.pem", Key: "/etc/postern/tls/partner.key"},
 			},
-			TrustCA: "/etc/postern/tls/roots.pem",
+			TrustCA: "/etc/postern/tls/roots.pem", Hold: 48 * time.Hour, HoldFor: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")},
 		},
 		SMTP:   proxy.SMTP{BareNewline: proxy.RejectBare, Extensions: []string{"X-EXPS", "XAOL"}},
 		Limits: proxy.Limits{Sessions: 5000, SessionsPerSource: 100, Recipients: 500, Line: 4096, ReplyLines: 128},
@@ -118,7 +118,7 @@ func TestWhatIsNotWrittenHasTheDefaultsOfTheReference(t *testing.T) {
 	want := proxy.Config{
 		Intercept: proxy.Intercept{Method: "tproxy", Interfaces: []string{"lan0"}, Ports: []uint16{25}, PreserveSource: true},
 		Listen:    proxy.Listen{Addresses: addrPorts("127.0.0.1:2525", "[::1]:2525")},
-		TLS:       proxy.TLS{MinVersion: tls.VersionTLS12, TrustCA: "system"},
+		TLS:       proxy.TLS{MinVersion: tls.VersionTLS12, TrustCA: "system", Hold: 24 * time.Hour},
 		Limits:    proxy.Limits{Sessions: 10000, SessionsPerSource: 200, Recipients: 1000, Line: 2048, ReplyLines: 512},
 		Timeouts: proxy.Timeouts{Connect: 30 * time.Second, Handshake: 30 * time.Second, Command: 5 * time.Minute,
 			Data: 10 * time.Minute, Final: 15 * time.Minute, Drain: time.Minute},

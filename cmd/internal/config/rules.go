@@ -189,8 +189,12 @@ func suite(s string) (uint16, string) {
 // compile puts the faults that the rules have between their keys and among each
 // other beside those of the values. One that rests on a value that is faulty
 // itself is left out: it may be gone once that is mended.
-func compile(rules []*table, c *proxy.Config) *enforce.Policy {
+func compile(rules []*table, tls *table, c *proxy.Config) *enforce.Policy {
 	policy, errs := enforce.Compile(c.Rules, c.TLS.MinVersion)
+	held, err := policy.HoldingFor(c.TLS.HoldFor)
+	if err != nil {
+		tls.fail("hold_for", "%s", err)
+	}
 	errs = slices.DeleteFunc(errs, func(e enforce.RuleError) bool {
 		t := rules[e.Rule]
 		if t.bad[e.Key] || t.bad[e.Beside] {
@@ -206,7 +210,7 @@ func compile(rules []*table, c *proxy.Config) *enforce.Policy {
 			t.fail(e.Key, "%s", e.Msg)
 		}
 	}
-	return policy
+	return held
 }
 
 func badMatcher(t *table) bool {

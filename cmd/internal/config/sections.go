@@ -157,8 +157,8 @@ var versions = oneOf(
 
 func readTLS(t *table, c *proxy.TLS) {
 	read(t, "min_version", &c.MinVersion, versions)
-	later(t, "hold", "hold clients after a failed handshake")
-	later(t, "hold_for", "hold clients after a failed handshake")
+	read(t, "hold", &c.Hold, within(time.Minute, 30*24*time.Hour))
+	list(t, "hold_for", &c.HoldFor, network)
 	later(t, "authority", "mint certificates")
 
 	names := map[string]bool{}
@@ -179,6 +179,10 @@ func readTLS(t *table, c *proxy.TLS) {
 		}
 		names[cert.Name] = true
 		c.Certificates = append(c.Certificates, cert)
+	}
+
+	if len(c.HoldFor) > 0 && len(c.Certificates) == 0 {
+		t.fail("hold_for", "found without any [[tls.certificate]], expected one: STARTTLS is offered to clients only with a certificate to show")
 	}
 
 	trust := t.inner("trust")

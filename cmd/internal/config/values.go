@@ -193,14 +193,14 @@ func within(least, most time.Duration) parse[time.Duration] {
 	return func(s string) (time.Duration, string) {
 		d, err := time.ParseDuration(s)
 		if err != nil || d < least || d > most {
-			return 0, fmt.Sprintf("a duration such as \"30s\" or \"5m\", from %s to %s", short(least), short(most))
+			return 0, fmt.Sprintf("a duration such as \"30s\" or \"5m\", from %s to %s", Short(least), Short(most))
 		}
 		return d, ""
 	}
 }
 
-// short writes a duration without the zeroes that String ends it with.
-func short(d time.Duration) string {
+// Short writes a duration without the zeroes that String ends it with.
+func Short(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

@@ -67,6 +67,14 @@ func (l Leg) marshal(o object, client bool) {
 		o.str("verify_error", l.VerifyError)
 	}
 	o.str("failure", l.Failure)
+	if h := l.Hold; h != nil {
+		o.obj("hold", func(o object) {
+			o.str("offered", tlshello.VersionName(h.Offered))
+			o.str("since", h.Since.UTC().Format(time.RFC3339))
+			o.str("until", h.Until.UTC().Format(time.RFC3339))
+			o.enc.AddInt("refused", h.Refused)
+		})
+	}
 }
 
 func names(values []uint16, name func(uint16) string) []string {

@@ -74,8 +74,9 @@ type Leg struct {
 	OfferedVersions, OfferedCiphers []uint16 // client leg: what the client offered
 	Certificate                     *Certificate
 	Verified                        bool
-	VerifyError                     string // why not
-	Failure                         string // why State is failed
+	VerifyError                     string        // why not
+	Failure                         string        // why State is failed
+	Hold                            *enforce.Hold // client leg: what it is held to
 }
 
 // A Certificate is the leaf that the peer of a leg showed.

@@ -54,6 +54,7 @@ func (s *Session) clientHandshake() bool {
 		return false // the upstream has ended the session, and the client knows
 	}
 	s.clientFacts(h, err)
+	s.learn()
 	if err == nil {
 		s.greeted, s.heard = false, false
 		v := s.judge(enforce.AfterClientTLS, nil, false)

@@ -14,6 +14,9 @@ import (
 // record. The verdict is to be spoken only if it is refused and not observed:
 // see speak.
 func (s *Session) judge(stage enforce.Stage, envelope *enforce.Rule, requireTLS bool) enforce.Verdict {
+	if stage >= enforce.AtMail {
+		s.recall()
+	}
 	v := enforce.Decide(enforce.Question{
 		Stage:      stage,
 		Connection: s.conn,
@@ -22,7 +25,9 @@ func (s *Session) judge(stage enforce.Stage, envelope *enforce.Rule, requireTLS 
 		Envelope:   envelope,
 		Facts:      s.facts,
 		RequireTLS: requireTLS,
+		HoldFor:    s.snap.Policy.HoldsFor(s.conn),
 	})
+	s.relearn(v)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stage = stage

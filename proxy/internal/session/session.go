@@ -36,10 +36,21 @@ type Snapshot struct {
 	// key; nil: none is resumed.
 	Resume func(key string) tls.ClientSessionCache
 
+	Holds Holds // nil: no client is held
+
 	Extensions  map[string]bool // EHLO keywords let through besides those understood
 	BareNewline smtpwire.BareNewline
 	Limits      Limits
 	Timeouts    Timeouts
+}
+
+// Holds remember clients whose handshake fell below the floor, from one session
+// to the next.
+type Holds interface {
+	Begin(c enforce.Connection, offered uint16) // offered: the highest TLS version
+	Find(enforce.Connection) *enforce.Hold      // nil: the client is not held
+	Refused(enforce.Connection)                 // because of its hold, which that renews
+	Clear(enforce.Connection)
 }
 
 // Limits bound what the peers of one session can make it hold.

@@ -1,0 +1,182 @@
+package memory
+
+import (
+	"container/list"
+	"net/netip"
+	"sync"
+	"time"
+
+	"postern/enforce"
+)
+
+// The bounds of Holds, in entries. A connection was accepted before its client
+// is remembered, so nobody fills the table with addresses that are not theirs;
+// who has many of their own pushes out their own first.
+const (
+	MostHolds      = 1 << 16
+	MostOfABlock   = MostHolds / 16 // of one IPv4 /16 or IPv6 /32, as registries give them out
+	MostOfAClient  = 64             // of one IPv4 address or IPv6 /64
+	blockBits4     = 16
+	blockBits6     = 32
+	clientBits6    = 64
+	sharesOfAnyone = 3
+)
+
+// Holds are clients whose TLS handshake with a destination fell below the floor.
+// Such a client often comes back in clear, and a mail that its rule meant to have
+// in TLS would leave without.
+//
+// A client is an IPv4 address or an IPv6 /64, of which one machine has all. The
+// zero Holds is empty and ready. Its methods may be called by any number of
+// sessions at once.
+type Holds struct {
+	mu      sync.Mutex
+	entries map[key]*entry
+	shares  map[netip.Prefix]*list.List // of a client or a block, the longest untouched first
+	all     list.List
+}
+
+type key struct {
+	client   netip.Prefix
+	upstream netip.Addr
+}
+
+// An entry stands in three lists: its client's, its block's and that of all.
+type entry struct {
+	key
+	enforce.Hold
+	renewed time.Time
+	places  [sharesOfAnyone]*list.Element
+}
+
+// Begin notes that c's handshake failed because it offered no more than the TLS
+// version offered. It begins a hold or renews the one there is.
+func (h *Holds) Begin(c enforce.Connection, offered uint16, now time.Time) {
+	k := keyOf(c)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.entries[k]
+	if e == nil {
+		e = h.add(k)
+		e.Since = now
+	}
+	e.Offered = offered
+	h.touch(e, now)
+}
+
+// Find gives what is known of c when it was renewed less than lasts ago.
+func (h *Holds) Find(c enforce.Connection, lasts time.Duration, now time.Time) *enforce.Hold {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.find(c, lasts, now)
+	if e == nil {
+		return nil
+	}
+	hold := e.Hold
+	hold.Until = e.renewed.Add(lasts)
+	return &hold
+}
+
+// Refused renews the hold of a client that was refused because of it.
+func (h *Holds) Refused(c enforce.Connection, lasts time.Duration, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e := h.find(c, lasts, now); e != nil {
+		e.Refused++
+		h.touch(e, now)
+	}
+}
+
+// Clear ends the hold of a client whose handshake succeeded.
+func (h *Holds) Clear(c enforce.Connection) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e := h.entries[keyOf(c)]; e != nil {
+		h.remove(e)
+	}
+}
+
+// Len is how many holds there are, those that have run out and were not asked
+// for since included.
+func (h *Holds) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.entries)
+}
+
+// find forgets what has run out.
+func (h *Holds) find(c enforce.Connection, lasts time.Duration, now time.Time) *entry {
+	e := h.entries[keyOf(c)]
+	if e != nil && now.Sub(e.renewed) >= lasts {
+		h.remove(e)
+		return nil
+	}
+	return e
+}
+
+func (h *Holds) touch(e *entry, now time.Time) {
+	e.renewed = now
+	for i, of := range h.lists(e.key) {
+		of.MoveToBack(e.places[i])
+	}
+}
+
+// add makes room and an entry for k. Of whatever is full, the client's share, the
+// block's or the table, the entry that was touched longest ago goes.
+func (h *Holds) add(k key) *entry {
+	if h.entries == nil {
+		h.entries, h.shares = make(map[key]*entry), make(map[netip.Prefix]*list.List)
+	}
+	for i, most := range [sharesOfAnyone]int{MostOfAClient, MostOfABlock, MostHolds} {
+		if of := h.lists(k)[i]; of.Len() >= most {
+			h.remove(of.Front().Value.(*entry))
+		}
+	}
+	e := &entry{key: k}
+	h.entries[k] = e
+	for i, of := range h.lists(k) {
+		e.places[i] = of.PushBack(e)
+	}
+	return e
+}
+
+func (h *Holds) remove(e *entry) {
+	delete(h.entries, e.key)
+	for i, of := range h.lists(e.key) {
+		of.Remove(e.places[i])
+	}
+	for _, p := range []netip.Prefix{e.client, block(e.client)} {
+		if h.shares[p].Len() == 0 {
+			delete(h.shares, p)
+		}
+	}
+}
+
+// lists are those that an entry for k stands in. A client's prefix is never that
+// of a block: it is longer.
+func (h *Holds) lists(k key) [sharesOfAnyone]*list.List {
+	return [...]*list.List{h.share(k.client), h.share(block(k.client)), &h.all}
+}
+
+func (h *Holds) share(p netip.Prefix) *list.List {
+	if h.shares[p] == nil {
+		h.shares[p] = list.New()
+	}
+	return h.shares[p]
+}
+
+func block(client netip.Prefix) netip.Prefix {
+	if client.Addr().Is4() {
+		return netip.PrefixFrom(client.Addr(), blockBits4).Masked()
+	}
+	return netip.PrefixFrom(client.Addr(), blockBits6).Masked()
+}
+
+func keyOf(c enforce.Connection) key {
+	client := c.Client.Unmap().WithZone("")
+	bits := client.BitLen()
+	if client.Is6() {
+		bits = clientBits6
+	}
+	return key{netip.PrefixFrom(client, bits).Masked(), c.Upstream.Unmap().WithZone("")}
+}
