@@ -30,7 +30,7 @@ func (s *Session) startTLS(cmd smtpwire.Command) bool {
 	if !s.settle() {
 		return false
 	}
-	if s.current() != nil {
+	if s.current() != nil || s.doubtful() {
 		s.say([]byte(sayInTransaction))
 		return true
 	}

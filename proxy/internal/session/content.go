@@ -153,8 +153,8 @@ func (s *Session) betweenChunks() bool {
 }
 
 // doubtful reports whether an earlier reply left open what envelope the upstream
-// has. A chunk goes up behind unanswered commands otherwise, as it would have
-// without us.
+// has (RFC 3030 §2: behind a last chunk that was refused it takes a RSET to
+// know).
 func (s *Session) doubtful() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
