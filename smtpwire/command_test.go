@@ -3,6 +3,7 @@ package smtpwire
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -131,6 +132,27 @@ func TestCapabilitiesAreFilteredByWholeKeyword(t *testing.T) {
 	}
 }
 
+// A chunk size is a number of octets that all who read it agree on.
+func FuzzBDAT(f *testing.F) {
+	for _, arg := range []string{"86 LAST", "0", "0 last ", "-1", "9223372036854775808", "0x10", "1e3", "10  LAST", "10 LAST LAST", "+1", " 1", "1\t"} {
+		f.Add([]byte(arg))
+	}
+	f.Fuzz(func(t *testing.T, arg []byte) {
+		size, last, err := ParseBDAT(arg)
+		if err != nil {
+			if size != 0 || last {
+				t.Fatalf("%q: %d, %v beside %v", arg, size, last, err)
+			}
+			return
+		}
+		words := strings.Fields(string(arg))
+		want, err := strconv.ParseInt(words[0], 10, 64)
+		if err != nil || size < 0 || size != want || last != (len(words) == 2) || last && !strings.EqualFold(words[1], "LAST") {
+			t.Fatalf("%q: %d, %v", arg, size, last)
+		}
+	})
+}
+
 func FuzzCommand(f *testing.F) {
 	for _, line := range []string{"MAIL FROM:<a@x.example> SIZE=1", "RCPT TO:<@r:\"q\\\"\"@x>", "BDAT 12 LAST", "EHLO [1.2.3.4]", "RCPT TO:<a@[IPv6:::1]>"} {
 		f.Add([]byte(line))
@@ -140,8 +162,8 @@ func FuzzCommand(f *testing.F) {
 		if err != nil || len(line) > 4096 {
 			return
 		}
-		if size, _, err := ParseBDAT(cmd.Arg); err == nil && size < 0 {
-			t.Fatalf("size %d", size)
+		if len(cmd.Arg) > len(line) || len(cmd.Line) != len(line) {
+			t.Fatalf("%q of %q", cmd.Arg, line)
 		}
 		for _, parse := range []func([]byte) (Path, []Param, error){ParseMail, ParseRcpt} {
 			path, params, err := parse(cmd.Arg)

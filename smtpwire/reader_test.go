@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -161,13 +162,47 @@ func FuzzReply(f *testing.F) {
 			if reply.Code < 200 || reply.Code > 599 || len(reply.Raw) > 8*MaxReplyLine {
 				t.Fatalf("%d, %d octets", reply.Code, len(reply.Raw))
 			}
-			caps := ParseCapabilities(reply)
-			again, err := NewReader(bytes.NewReader(caps.AppendReply(nil))).ReadReply(9)
-			if err != nil {
-				t.Fatalf("capabilities of %q give %q: %v", reply.Raw, caps.AppendReply(nil), err)
+			if len(r.buf) > 2*MaxReplyLine || cap(r.reply.Raw) > firstBuffer {
+				t.Fatalf("a buffer of %d octets, and %d kept of a reply", len(r.buf), cap(r.reply.Raw))
 			}
-			if second := ParseCapabilities(again); len(second.List) != len(caps.List) {
-				t.Fatalf("%q became %q", reply.Raw, again.Raw)
+			lines := 0
+			reply.Lines(func(text []byte) bool { lines++; return !bytes.ContainsAny(text, "\r\n\x00") })
+			if lines == 0 || lines > 8 || lines != bytes.Count(reply.Raw, []byte("\r\n")) {
+				t.Fatalf("%d lines in %q", lines, reply.Raw)
+			}
+		}
+	})
+}
+
+// What is offered on is what was offered, less what is taken out, and no more
+// octets of it.
+func FuzzCapabilities(f *testing.F) {
+	f.Add([]byte("250-mx\r\n250-SIZE 10\r\n250-AUTH PLAIN LOGIN\r\n250 STARTTLS\r\n"))
+	f.Add([]byte("250-mx\r\n250-\r\n250- \r\n250 size=1\r\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		const most = 64
+		reply, err := NewReader(bytes.NewReader(in)).ReadReply(most)
+		if err != nil {
+			return
+		}
+		caps := ParseCapabilities(reply).Filter(Framed)
+		if len(caps.List) >= most || cap(caps.List) > most {
+			t.Fatalf("%d capabilities", len(caps.List))
+		}
+		said := caps.AppendReply(nil)
+		if len(said) > len(reply.Raw)+len("250 \r\n") {
+			t.Fatalf("%q grew to %q", reply.Raw, said)
+		}
+		again, err := NewReader(bytes.NewReader(said)).ReadReply(most)
+		if err != nil || again.Code != 250 {
+			t.Fatalf("%q became %q: %v", reply.Raw, said, err)
+		}
+		if second := ParseCapabilities(again); !slices.Equal(second.List, caps.List) {
+			t.Fatalf("%q became %q", reply.Raw, said)
+		}
+		for _, c := range caps.List {
+			if !Framed(c.Keyword) || c.Keyword == "STARTTLS" || !bytes.Contains(bytes.ToUpper(reply.Raw), []byte(c.Keyword)) {
+				t.Fatalf("%q offers %q", reply.Raw, c.Keyword)
 			}
 		}
 	})

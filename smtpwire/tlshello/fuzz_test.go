@@ -1,6 +1,7 @@
 package tlshello
 
 import (
+	"bytes"
 	"reflect"
 	"testing"
 )
@@ -89,6 +90,30 @@ func FuzzServerHello(f *testing.F) {
 		}
 		if h.HelloRetryRequest && h.Version < VersionTLS13 {
 			t.Fatalf("a retry below TLS 1.3: %+v", h)
+		}
+	})
+}
+
+// A chain is kept as it was sent, up to so many certificates, or not at all.
+func FuzzCertificate(f *testing.F) {
+	f.Add([]byte{0, 0, 5, 0, 0, 2, 0x30, 0})
+	f.Add([]byte{0, 0, 0})
+	f.Add(bytes.Repeat([]byte{0, 0, 1, 0x30}, 100))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var o Observer
+		o.certificate(body)
+		if (o.Certificates() == nil) != (o.Err() != nil) {
+			t.Fatalf("%d certificates, %v", len(o.Certificates()), o.Err())
+		}
+		if len(o.Certificates()) > MaxCertificates || weight(&o) > 2*len(body)+64 {
+			t.Fatalf("%d certificates, %d bytes kept of %d", len(o.Certificates()), weight(&o), len(body))
+		}
+		rest := body[min(3, len(body)):]
+		for _, der := range o.Certificates() {
+			if len(der) == 0 || !bytes.HasPrefix(rest[3:], der) {
+				t.Fatalf("%x is not what was sent", der)
+			}
+			rest = rest[3+len(der):]
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -60,7 +61,13 @@ func FuzzAnyFileYieldsAConfigurationOrFaultsWithLines(f *testing.F) {
 		f.Add(doc)
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		file, err := Parse("f", doc)
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > 8<<20+4096*uint64(len(doc)) {
+			t.Fatalf("%d octets of memory for a file of %d", got, len(doc))
+		}
 		if err == nil {
 			if file.Policy == nil || len(file.Policy.Rules()) != len(file.Proxy.Rules)+1 {
 				t.Fatal("a configuration without its rules")
