@@ -85,7 +85,7 @@ type Timeouts struct {
 	Connect   time.Duration // dialling the upstream; its banner has as long as any reply
 	Handshake time.Duration
 	Command   time.Duration // the next command, and the reply to one
-	Data      time.Duration // the next piece of message content
+	Data      time.Duration // each 4 KiB of message content
 	Final     time.Duration // the reply to end-of-data
 	Drain     time.Duration // what a stopping proxy gives to messages under way
 }

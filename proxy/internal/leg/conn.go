@@ -32,6 +32,9 @@ type Conn struct {
 	write   time.Duration // how long one write may take
 	counts  *Counts
 
+	contentLeft time.Duration // to be waited for the next contentStep octets; 0: no content is passing
+	contentFrom int64         // counts.Read when that began
+
 	mu          sync.Mutex
 	idle        bool // the reader waits for a command
 	interrupted bool
@@ -154,11 +157,21 @@ func (c *Conn) SetReplyDeadline(t time.Time) {
 	}
 }
 
+// contentStep is how much content, in octets, has to come within each timeout. A
+// peer that sends one octet at a time would otherwise have a session for years.
+// Only waiting for it counts: it may be the other leg that is slow.
+const contentStep = 4 << 10
+
 // PeekContent waits up to timeout for more message content and returns what is
-// there; Advance consumes it.
+// there; Advance consumes it. The timeout begins anew with every 4 KiB.
 func (c *Conn) PeekContent(timeout time.Duration) ([]byte, error) {
 	if c.read.Buffered() == 0 {
-		c.SetReplyDeadline(time.Now().Add(timeout))
+		if c.contentLeft <= 0 || c.counts.Read-c.contentFrom >= contentStep {
+			c.contentLeft, c.contentFrom = timeout, c.counts.Read
+		}
+		began := time.Now()
+		c.SetReplyDeadline(began.Add(c.contentLeft))
+		defer func() { c.contentLeft -= time.Since(began) }()
 	}
 	content, err := c.read.PeekContent()
 	c.mu.Lock()
@@ -170,7 +183,10 @@ func (c *Conn) PeekContent(timeout time.Duration) ([]byte, error) {
 func (c *Conn) Advance(n int) { c.read.Advance(n) }
 
 // EndContent gives back the buffer that content needed.
-func (c *Conn) EndContent() { c.read.Shrink() }
+func (c *Conn) EndContent() {
+	c.contentLeft = 0
+	c.read.Shrink()
+}
 
 // abortedOr says ErrAborted for whatever a read came to after Abort. c.mu is held.
 func (c *Conn) abortedOr(err error) error {

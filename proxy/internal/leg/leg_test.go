@@ -66,6 +66,39 @@ func TestAnInterruptDoesNotDisturbContent(t *testing.T) {
 	}
 }
 
+// A message may take hours; one that comes an octet at a time may not.
+func TestContentThatTricklesEndsInTime(t *testing.T) {
+	const limit = 300 * time.Millisecond
+	for name, tc := range map[string]struct {
+		piece int
+		ends  bool
+	}{"an octet at a time": {1, true}, "slowly, but so that it comes to an end": {contentStep, false}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, far := pair(t)
+			began := time.Now()
+			go func() {
+				for range 40 {
+					time.Sleep(limit / 20) // the peer that is tested against
+					far.Write(make([]byte, tc.piece))
+				}
+				far.Close()
+			}()
+			for {
+				p, err := c.PeekContent(limit)
+				c.Advance(len(p))
+				if err == nil {
+					continue
+				}
+				if got := EndingOf(err); (got == Timeout) != tc.ends || tc.ends && time.Since(began) < limit {
+					t.Errorf("after %s: %v", time.Since(began), err)
+				}
+				return
+			}
+		})
+	}
+}
+
 func TestAnAbortEndsEveryRead(t *testing.T) {
 	c, _ := pair(t)
 	c.Abort()
