@@ -39,6 +39,10 @@ const (
 // that is a lone dot, that dot is stuffed, since it was no end of data. A run of
 // CRs before LF becomes one CRLF: an empty line would end the header section.
 //
+// A dot at the beginning of a line with NUL behind it counts as a lone dot too: a
+// server that keeps lines as strings of C sees nothing behind the dot. OpenSMTPD
+// 6.8 ends the message there.
+//
 // PassBare passes bare newlines as they are, but for the one thing that may not
 // be left to the server's reading: a line that is a lone dot to a server that
 // takes any CR or LF for the end of a line would end the message there, and what
@@ -54,6 +58,7 @@ var (
 	stuffed = []byte("..\r\n")
 	justCR  = []byte("\r")
 	justDot = []byte(".")
+	twoDots = []byte("..")
 )
 
 // Next looks at p, which continues the content. It consumed n octets of it, for
@@ -99,7 +104,7 @@ func (c *Content) scan(p []byte) (out []byte, n int, done bool, err error) {
 			if len(p)-i >= 3 && p[i+1] == '\r' && p[i+2] == '\n' {
 				return p[:i+3], i + 3, true, nil
 			}
-			if len(p)-i < 2 || p[i+1] == '\r' || p[i+1] == '\n' {
+			if len(p)-i < 2 || p[i+1] == '\r' || p[i+1] == '\n' || p[i+1] == 0 {
 				c.state = heldDot
 				return p[:i], i + 1, false, nil
 			}
@@ -172,11 +177,14 @@ func (c *Content) afterDot(next byte) (out []byte, n int, done bool, err error) 
 	case next == '\r':
 		c.state = heldDotCR
 		return nil, 1, false, nil
-	case next != '\n':
+	case next != '\n' && next != 0:
 		c.state = inLine
 		return justDot, 0, false, nil
 	case c.Bare != Normalize:
 		return nil, 0, false, ErrBareNewline
+	case next == 0:
+		c.state = inLine
+		return twoDots, 0, false, nil
 	}
 	c.state = madeStart
 	return stuffed, 1, false, nil
@@ -185,11 +193,14 @@ func (c *Content) afterDot(next byte) (out []byte, n int, done bool, err error) 
 // afterMadeDot ends a dot behind what only some servers take for a newline.
 func (c *Content) afterMadeDot(next byte) (out []byte, n int, done bool, err error) {
 	switch {
-	case next != '\r' && next != '\n':
+	case next != '\r' && next != '\n' && next != 0:
 		c.state = inLine
 		return justDot, 0, false, nil
 	case c.Bare == PassBare:
 		return nil, 0, false, ErrBareNewline
+	case next == 0:
+		c.state = inLine
+		return twoDots, 0, false, nil
 	case next == '\r':
 		c.state = madeDotCR
 		return nil, 1, false, nil

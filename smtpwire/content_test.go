@@ -51,7 +51,10 @@ func TestEndOfDataIsCRLFDotCRLFAndNothingElse(t *testing.T) {
 		{name: "CR CRLF is one end of line", in: "a\r\r\nb\r\r\n.\r\n", normalize: "a\r\nb\r\n.\r\n", pass: "a\r\r\nb\r\r\n.\r\n", refusedUnderReject: true},
 		{name: "end right behind a stuffed dot", in: "\n.\r\n.\r\n", normalize: "\r\n..\r\n.\r\n", pass: refused, refusedUnderReject: true},
 		{name: "a line that begins with a dot behind LF", in: "a\n.b\r\n.\r\n", normalize: "a\r\n.b\r\n.\r\n", pass: "a\n.b\r\n.\r\n", refusedUnderReject: true},
-		{name: "NUL is content", in: "\x00\r\n.\x00\r\n.\r\n", normalize: "\x00\r\n.\x00\r\n.\r\n", pass: "\x00\r\n.\x00\r\n.\r\n"},
+		{name: "NUL is content", in: "\x00\r\na.\x00\r\n\x00.\r\n.\r\n", normalize: "\x00\r\na.\x00\r\n\x00.\r\n.\r\n", pass: "\x00\r\na.\x00\r\n\x00.\r\n.\r\n"},
+		{name: "but a dot with NUL behind it stands alone in C", in: "a\r\n.\x00b\r\n.\r\n", normalize: "a\r\n..\x00b\r\n.\r\n", pass: refused, refusedUnderReject: true},
+		{name: "so does one behind LF", in: "a\n.\x00\r\n.\r\n", normalize: "a\r\n..\x00\r\n.\r\n", pass: refused, refusedUnderReject: true},
+		{name: "and one that begins the message", in: ".\x00\r\n.\r\n", normalize: "..\x00\r\n.\r\n", pass: refused, refusedUnderReject: true},
 		{name: "what could be the end is held back", in: "a\r\n.\r", normalize: "a\r\n", pass: "a\r\n", open: true},
 		{name: "a last line without its end", in: "a\r\n.b", normalize: "a\r\n.b", pass: "a\r\n.b", open: true},
 	} {
@@ -79,11 +82,12 @@ func TestEndOfDataIsCRLFDotCRLFAndNothingElse(t *testing.T) {
 }
 
 // lax reads content as the most lenient server would: it takes any CR or LF for
-// the end of a line. It returns how many octets it took for the message.
+// the end of a line, and a NUL for the end of what it looks at. It returns how many
+// octets it took for the message.
 func lax(content []byte) int {
 	at, start := 0, true
 	for at < len(content) {
-		if start && content[at] == '.' && at+1 < len(content) && (content[at+1] == '\r' || content[at+1] == '\n') {
+		if start && content[at] == '.' && at+1 < len(content) && (content[at+1] == '\r' || content[at+1] == '\n' || content[at+1] == 0) {
 			at += 2
 			if content[at-1] == '\r' && at < len(content) && content[at] == '\n' {
 				at++
@@ -130,7 +134,7 @@ func checkNormalized(t interface{ Fatalf(string, ...any) }, in []byte, size int)
 	if !bytes.Equal(whole, out) {
 		t.Fatalf("%q in pieces of %d gives %q, whole %q", in, size, out, whole)
 	}
-	if clean := bytes.ReplaceAll(in[:end+3], []byte("\r\n"), nil); !bytes.ContainsAny(clean, "\r\n") && !bytes.Equal(out, in[:end+3]) {
+	if clean := bytes.ReplaceAll(in[:end+3], []byte("\r\n"), nil); !bytes.ContainsAny(clean, "\r\n\x00") && !bytes.Equal(out, in[:end+3]) {
 		t.Fatalf("clean content %q was changed to %q", in[:end+3], out)
 	}
 }
