@@ -11,11 +11,10 @@ import (
 )
 
 // The directories of one Postfix, below its own.
-func (p *Postfix) config() string  { return filepath.Join(p.dir, "config") }
-func (p *Postfix) queue() string   { return filepath.Join(p.dir, "queue") }
-func (p *Postfix) data() string    { return filepath.Join(p.dir, "data") }
-func (p *Postfix) mail() string    { return filepath.Join(p.dir, "mail") }
-func (p *Postfix) logFile() string { return filepath.Join(p.dir, "log", "postfix.log") }
+func (p *Postfix) config() string { return filepath.Join(p.dir, "config") }
+func (p *Postfix) spool() string  { return filepath.Join(p.dir, "queue") }
+func (p *Postfix) data() string   { return filepath.Join(p.dir, "data") }
+func (p *Postfix) mail() string   { return filepath.Join(p.dir, "mail") }
 
 // configure makes all that the master wants to find.
 func (p *Postfix) configure(o Options) error {
@@ -59,17 +58,17 @@ func (p *Postfix) makeDirectories() error {
 	}
 	directories := []directory{
 		{p.config(), 0o755, root},
-		{p.queue(), 0o755, root},
+		{p.spool(), 0o755, root},
 		{p.data(), 0o700, owner},
 		{p.mail(), 0o700, p.in.nobody},
-		{filepath.Dir(p.logFile()), 0o755, root},
-		{filepath.Join(p.queue(), "pid"), 0o755, root},
-		{filepath.Join(p.queue(), "maildrop"), 0o730 | os.ModeSticky, dropper},
-		{filepath.Join(p.queue(), "public"), 0o710 | os.ModeSetgid, dropper},
+		{filepath.Dir(p.log), 0o755, root},
+		{filepath.Join(p.spool(), "pid"), 0o755, root},
+		{filepath.Join(p.spool(), "maildrop"), 0o730 | os.ModeSticky, dropper},
+		{filepath.Join(p.spool(), "public"), 0o710 | os.ModeSetgid, dropper},
 	}
 	for _, name := range []string{"active", "bounce", "corrupt", "defer", "deferred", "flush", "hold",
 		"incoming", "private", "saved", "trace"} {
-		directories = append(directories, directory{filepath.Join(p.queue(), name), 0o700, owner})
+		directories = append(directories, directory{filepath.Join(p.spool(), name), 0o700, owner})
 	}
 	for _, d := range directories {
 		if err := os.Mkdir(d.path, 0o700); err != nil {
@@ -91,13 +90,13 @@ func (p *Postfix) makeDirectories() error {
 func (p *Postfix) mainFile(o Options) string {
 	parameters := map[string]string{
 		"compatibility_level":   "3.6",
-		"queue_directory":       p.queue(),
+		"queue_directory":       p.spool(),
 		"data_directory":        p.data(),
 		"command_directory":     p.in.commands,
 		"daemon_directory":      p.in.daemons,
 		"mail_owner":            "postfix",
 		"setgid_group":          "postdrop",
-		"maillog_file":          p.logFile(),
+		"maillog_file":          p.log,
 		"maillog_file_prefixes": p.dir,
 
 		"myhostname":           o.Name,
@@ -157,6 +156,17 @@ func (p *Postfix) mainFile(o Options) string {
 	if len(o.Listen) == 0 {
 		parameters["inet_interfaces"] = "loopback-only"
 	}
+	if o.Together {
+		parameters["smtp_connection_cache_destinations"] = "static:all"
+		parameters["smtp_tls_connection_reuse"] = "yes"
+		parameters["smtp_destination_concurrency_limit"] = "1"
+		parameters["default_destination_concurrency_limit"] = "1"
+		parameters["initial_destination_concurrency"] = "1"
+	}
+	// A version that does not know it is always so.
+	if o.Lenient && p.in.knows["smtpd_forbid_bare_newline"] {
+		parameters["smtpd_forbid_bare_newline"] = "no"
+	}
 	maps.Copy(parameters, o.Parameters)
 	var b strings.Builder
 	for _, key := range slices.Sorted(maps.Keys(parameters)) {
@@ -186,6 +196,7 @@ discard   unix  -  -  n  -    -  discard
 virtual   unix  -  n  n  -    -  virtual
 anvil     unix  -  -  n  -    1  anvil
 scache    unix  -  -  n  -    1  scache
+tlsproxy  unix  -  -  n  -    0  tlsproxy
 postlog   unix-dgram n - n -  1  postlogd
 `
 

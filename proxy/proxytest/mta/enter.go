@@ -21,7 +21,7 @@ const waitingVariable = "POSTERN_MTA_WAITING"
 // idsReady is the file descriptor on which that run hears that it has them.
 const idsReady = 3
 
-// Enter is [netlab.Enter] for programs that run Postfix. Root's lab is the same;
+// Enter is [netlab.Enter] for programs that run mail servers. Root's lab is the same;
 // an ordinary user's has, besides the user as root, the subordinate ids that
 // /etc/subuid and /etc/subgid give, put in place by newuidmap and newgidmap.
 //

@@ -14,9 +14,9 @@ import (
 // startedLine is logged by the master once it listens everywhere.
 var startedLine = regexp.MustCompile(`postfix/master\[\d+\]: daemon started`)
 
-// Log returns the lines that were logged until now.
-func (p *Postfix) Log() ([]string, error) {
-	text, err := os.ReadFile(p.logFile())
+// Log is described at Server.
+func (s *server) Log() ([]string, error) {
+	text, err := os.ReadFile(s.log)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -28,12 +28,11 @@ func (p *Postfix) Log() ([]string, error) {
 	return lines[:len(lines)-1], nil
 }
 
-// WaitLog waits for a line that matches, logged at any time, and returns the
-// first.
-func (p *Postfix) WaitLog(ctx context.Context, pattern *regexp.Regexp) (string, error) {
+// WaitLog is described at Server.
+func (s *server) WaitLog(ctx context.Context, pattern *regexp.Regexp) (string, error) {
 	var found string
-	err := p.wait(ctx, "a log line with "+pattern.String(), func() (bool, error) {
-		lines, err := p.Log()
+	err := s.wait(ctx, "a log line with "+pattern.String(), func() (bool, error) {
+		lines, err := s.Log()
 		if i := slices.IndexFunc(lines, pattern.MatchString); i >= 0 {
 			found = lines[i]
 			return true, nil

@@ -36,8 +36,9 @@ func (e *MissingError) Unwrap() error { return e.Err }
 type installation struct {
 	commands, daemons string // directories
 	owner             account
-	nobody            account // mailboxes belong to it
-	dropGroup         int     // may add to the queue
+	nobody            account         // mailboxes belong to it
+	dropGroup         int             // may add to the queue
+	knows             map[string]bool // parameters that not every version has
 }
 
 type account struct{ uid, gid int }
@@ -62,6 +63,9 @@ func findInstallation() (installation, error) {
 	if _, err := os.Stat(filepath.Join(in.daemons, "master")); err != nil {
 		return in, &MissingError{What: "Postfix", Advice: advice, Err: err}
 	}
+	// It prints those that it knows, and fails if there is one that it does not.
+	known, _ := exec.Command(postconf, "-d", "smtpd_forbid_bare_newline").Output()
+	in.knows = map[string]bool{"smtpd_forbid_bare_newline": len(known) > 0}
 	if in.owner, err = accountOf("postfix"); err != nil {
 		return in, err
 	}

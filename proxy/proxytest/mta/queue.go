@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -15,23 +16,23 @@ import (
 // commandLimit bounds how long one of Postfix's commands may take.
 const commandLimit = 30 * time.Second
 
-// Submit puts a message into the queue, as sendmail does for programs on the
-// host. Lines of the content end in CRLF or LF and leave in CRLF. A message with
-// From, To, Date and Message-Id gets nothing added but a Received before all else.
+// Submit is described at Server. A message with From, To, Date and Message-Id
+// gets nothing added but a Received before all else.
 func (p *Postfix) Submit(from string, to []string, content []byte) error {
 	_, err := p.command(bytes.NewReader(content), "sendmail",
 		append([]string{"-C", p.config(), "-i", "-B", "8BITMIME", "-f", from, "--"}, to...)...)
 	return err
 }
 
-// Flush has Postfix try at once to deliver what is deferred, destinations
-// included that it believes dead.
+// Flush is described at Server. Destinations are included that Postfix believes
+// dead.
 func (p *Postfix) Flush() error {
 	_, err := p.command(nil, "postqueue", "-c", p.config(), "-f")
 	return err
 }
 
-// Queued is a message in the queue, as "postqueue -j" has it.
+// Queued is a message in the queue, as "postqueue -j" has it. Of other servers
+// than Postfix the size is not known, and the queue is "deferred" or "active".
 type Queued struct {
 	Queue      string            `json:"queue_name"` // "incoming", "active", "deferred", "hold" or "maildrop"
 	ID         string            `json:"queue_id"`
@@ -46,7 +47,7 @@ type QueuedRecipient struct {
 	Reason  string `json:"delay_reason"` // of the last attempt; the server's words included
 }
 
-// Queue returns what is in the queue, in no particular order.
+// Queue is described at Server.
 func (p *Postfix) Queue() ([]Queued, error) {
 	out, err := p.command(nil, "postqueue", "-c", p.config(), "-j")
 	if err != nil {
@@ -71,15 +72,14 @@ func parseQueue(text []byte) ([]Queued, error) {
 	}
 }
 
-// WaitQueue waits until the queue is as wanted, and returns it. It must be so
-// twice in a row: a message that moves from one of the queue's directories to
-// another while these are listed can be missed.
-func (p *Postfix) WaitQueue(ctx context.Context, wanted func([]Queued) bool) ([]Queued, error) {
+// WaitQueue is described at Server. Once would not do: a message that moves from
+// one of the queue's directories to another while these are listed can be missed.
+func (s *server) WaitQueue(ctx context.Context, wanted func([]Queued) bool) ([]Queued, error) {
 	var last []Queued
 	times := 0
-	err := p.wait(ctx, "the queue", func() (bool, error) {
+	err := s.wait(ctx, "the queue", func() (bool, error) {
 		var err error
-		if last, err = p.Queue(); err == nil && wanted(last) {
+		if last, err = s.queue(); err == nil && wanted(last) {
 			times++
 		} else {
 			times = 0
@@ -109,10 +109,14 @@ func Deferred(queue []Queued) bool {
 func (p *Postfix) command(input io.Reader, name string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
-	command := p.host.Command(ctx, filepath.Join(p.in.commands, name), args...)
+	return p.run(p.host.Command(ctx, filepath.Join(p.in.commands, name), args...), input, name)
+}
+
+// run runs a command made on the host and returns its output.
+func (s *server) run(command *exec.Cmd, input io.Reader, name string) ([]byte, error) {
 	var out, complaints bytes.Buffer
 	command.Stdin, command.Stdout, command.Stderr = input, &out, &complaints
-	if err := p.host.Run(command); err != nil {
+	if err := s.host.Run(command); err != nil {
 		return nil, fmt.Errorf("mta: %s: %w: %s", name, err, strings.TrimSpace(complaints.String()))
 	}
 	return out.Bytes(), nil

@@ -15,40 +15,58 @@ const inbox = "inbox"
 // Message is a message as it was stored for one recipient. Lines end in LF.
 type Message struct {
 	From, To string // the envelope
-	Raw      []byte // all of it: what Postfix put on top, and what came
+	Raw      []byte // all of it: what the server put on top, and what came
+
+	path string
 }
 
-// Messages returns what was delivered until now, by the names of the files: in
-// no particular order. A message to two recipients is there twice.
-func (p *Postfix) Messages() ([]Message, error) {
-	// A maildir's new holds only what is complete.
-	entries, err := os.ReadDir(filepath.Join(p.mail(), inbox, "new"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("mta: %w", err)
-	}
+// Messages is described at Server.
+func (s *server) Messages() ([]Message, error) {
+	files, err := s.stored()
 	var all []Message
-	for _, entry := range entries {
-		raw, err := os.ReadFile(filepath.Join(p.mail(), inbox, "new", entry.Name()))
+	for _, path := range files {
+		raw, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("mta: %w", err)
 		}
-		all = append(all, parseMessage(raw))
+		m := parseMessage(raw)
+		m.path = path
+		all = append(all, m)
 	}
-	return all, nil
+	return all, err
 }
 
-// parseMessage reads the envelope off the lines that virtual(8) puts on top.
+// Forget is described at Server.
+func (s *server) Forget(m Message) error {
+	if err := os.Remove(m.path); err != nil {
+		return fmt.Errorf("mta: %w", err)
+	}
+	return nil
+}
+
+// stored lists the mailbox. A maildir's new holds only what is complete.
+func (s *server) stored() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.mailbox, "new"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("mta: %w", err)
+	}
+	var files []string
+	for _, entry := range entries {
+		files = append(files, filepath.Join(s.mailbox, "new", entry.Name()))
+	}
+	return files, nil
+}
+
+// parseMessage reads the envelope off the lines that the delivery puts on top,
+// the names of which are Exim's where they are not everybody's.
 func parseMessage(raw []byte) Message {
 	m := Message{Raw: raw}
 	for line := range strings.Lines(string(raw)) {
 		name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
 		switch {
-		case ok && name == "Return-Path":
+		case ok && strings.EqualFold(name, "Return-Path"):
 			m.From = strings.Trim(value, "<>")
-		case ok && name == "Delivered-To":
+		case ok && (name == "Delivered-To" || name == "Envelope-to"):
 			m.To = value
 		case ok && name == "X-Original-To":
 		default:
@@ -82,13 +100,14 @@ func (m Message) Header(name string) []string {
 	return values
 }
 
-// WaitMessages waits until at least n messages are delivered, and returns all.
-func (p *Postfix) WaitMessages(ctx context.Context, n int) ([]Message, error) {
-	var all []Message
-	err := p.wait(ctx, fmt.Sprintf("%d messages", n), func() (bool, error) {
-		var err error
-		all, err = p.Messages()
-		return err == nil && len(all) >= n, err
+// WaitMessages is described at Server.
+func (s *server) WaitMessages(ctx context.Context, n int) ([]Message, error) {
+	err := s.wait(ctx, fmt.Sprintf("%d messages", n), func() (bool, error) {
+		files, err := s.stored()
+		return err == nil && len(files) >= n, err
 	})
-	return all, err
+	if err != nil {
+		return nil, err
+	}
+	return s.Messages()
 }

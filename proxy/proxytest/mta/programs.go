@@ -1,0 +1,64 @@
+package mta
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+)
+
+// Where a server in a room finds its certificate.
+const (
+	certificateFile = "/etc/mta.pem"
+	keyFile         = "/etc/mta.key"
+)
+
+// prepareRoom finds an unpacked program and furnishes a room for it, with the
+// certificate in it.
+func prepareRoom(program string, o Options, file string, people []person, folders []folder) (room, error) {
+	if err := severalIDs(); err != nil {
+		return room{}, err
+	}
+	if o.TLS == Verify {
+		return room{}, fmt.Errorf("mta: %s: only Postfix is configured to verify", program)
+	}
+	tree, err := findUnpacked(program, strings.ToLower(program), file)
+	if err != nil {
+		return room{}, err
+	}
+	r, err := furnish(tree, program, people, folders)
+	if err != nil || o.Certificate == "" {
+		return r, err
+	}
+	if err := errors.Join(r.adopt(o.Certificate, certificateFile), r.adopt(o.Key, keyFile)); err != nil {
+		return r, errors.Join(fmt.Errorf("mta: %s: %w", program, err), r.clear(), os.RemoveAll(r.dir))
+	}
+	return r, nil
+}
+
+// routesInOrder are the domains, "*" behind all others.
+func routesInOrder(routes map[string]netip.AddrPort) []string {
+	domains := slices.Sorted(maps.Keys(routes))
+	if i := slices.Index(domains, "*"); i >= 0 {
+		domains = append(slices.Delete(domains, i, i+1), "*")
+	}
+	return domains
+}
+
+// lines ends them as programs on a Unix host do.
+func lines(content []byte) io.Reader {
+	return bytes.NewReader(bytes.ReplaceAll(content, []byte("\r\n"), []byte("\n")))
+}
+
+func joined(addresses []netip.Addr, separator string) string {
+	var all []string
+	for _, a := range addresses {
+		all = append(all, a.String())
+	}
+	return strings.Join(all, separator)
+}
