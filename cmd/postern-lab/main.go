@@ -40,6 +40,10 @@ host, all of it within network namespaces. No root is needed.
 
   demo    sends mail of many kinds through it and shows what happened
           --json  prints the session records, one a line, instead
+  attack  plays attacks on it, with a hostile client and a hostile server, and
+          shows each with the bytes that both sides saw
+          --only PATTERN  those alone whose names match (a regular expression)
+          --verbose       shows more of the bytes
 
   --postern PROGRAM  the postern to run; otherwise the one beside postern-lab,
                      built from source if there is none
@@ -56,6 +60,12 @@ var subcommands = map[string]subcommand{
 	"demo": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
 		json := flags.Bool("json", false, "")
 		return func(postern string, stdout, stderr io.Writer) int { return demo(postern, *json, stdout, stderr) }
+	},
+	"attack": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
+		only, verbose := flags.String("only", "", ""), flags.Bool("verbose", false, "")
+		return func(postern string, stdout, stderr io.Writer) int {
+			return attackGallery(postern, *only, *verbose, stdout, stderr)
+		}
 	},
 }
 
