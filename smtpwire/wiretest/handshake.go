@@ -1,9 +1,13 @@
 package wiretest
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 )
@@ -38,6 +42,10 @@ func (p *player) handshake(st step) error {
 		p.trace(Event{Note: "handshake fails: " + err.Error(), Failed: true})
 		p.hungUpOn = true
 		p.use(p.raw, false)
+		if len(raw.stray) > 0 {
+			p.trace(Event{From: p.side.other(), Bytes: raw.stray})
+			p.in = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(raw.stray), p.in), maxLine)
+		}
 		return nil
 	case err != nil:
 		return p.mismatch(st.line, "a handshake", nil, err)
@@ -50,20 +58,47 @@ func (p *player) handshake(st step) error {
 	return nil
 }
 
-// overheard is a socket on which a handshake runs: its bytes can be sent in
-// pieces, and the beginnings of both ways are kept, where the randoms are.
+// overheard is a socket on which a handshake runs. Its bytes can be sent in
+// pieces, and the beginnings of both ways are kept, where the randoms are. It reads
+// no further than one record, so that behind a handshake that fails nothing is
+// lost of what the other end said.
 type overheard struct {
 	net.Conn
 	piece   int
 	over    bool
 	in, out []byte
+	left    int    // bytes of the record that is being read
+	stray   []byte // what was read in place of a record's header
 }
 
 // kept is enough for a ServerHello up to its random.
 const kept = 64
 
 func (o *overheard) Read(b []byte) (int, error) {
-	n, err := o.Conn.Read(b)
+	if o.over {
+		return o.Conn.Read(b)
+	}
+	limit, inHeader := o.left, o.left == 0
+	if inHeader {
+		limit = recordHeader
+	}
+	b = b[:min(len(b), limit)]
+	var n int
+	var err error
+	if inHeader {
+		n, err = io.ReadFull(o.Conn, b)
+		if n == recordHeader && IsRecord(b) {
+			o.left = int(binary.BigEndian.Uint16(b[3:]))
+		} else {
+			o.stray = append(o.stray, b[:n]...)
+		}
+	} else {
+		n, err = o.Conn.Read(b)
+		o.left -= n
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
 	o.in = append(o.in, b[:min(n, kept-len(o.in))]...)
 	return n, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,43 @@ func TestBehindAHandshakeThatFailedTheConversationGoesOnInClear(t *testing.T) {
 	near, far := pair(t)
 	wait := Start(t, far, Server, "TLS fails\nC: MAIL FROM:<>\nS close", Options{TLS: inServer})
 	Play(t, near, Client, "TLS 1.0 fails\nC: MAIL FROM:<>\nS close", Options{Named: map[string]*tls.Config{"1.0": old}})
+	wait()
+}
+
+func TestBehindAHandshakeThatFailedRecordsAreNoWords(t *testing.T) {
+	_, inServer := configs(t)
+	for sent, want := range map[string]string{
+		"": "", "\x15\x03\x03\x00\x02\x02\x28": "", "\x17\x03\x03\x00\x09abc": "", "\x15\x03": "",
+		"\x15\x03\x03\x00\x02\x02\x28250 no\r\n": "250 no", "250 no\r\n": "250 no",
+	} {
+		near, far := pair(t)
+		s, err := Parse("TLS fails\nC close")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := near.Write([]byte("\x15\x03\x03\x00\x02\x02\x28" + sent)); err != nil {
+			t.Fatal(err)
+		}
+		_ = near.(*net.TCPConn).CloseWrite()
+		_, err = s.Run(far, Server, Options{TLS: inServer})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v", sent, err)
+		}
+	}
+}
+
+func TestBytesInClearBypassTLS(t *testing.T) {
+	inClient, inServer := configs(t)
+	near, far := pair(t)
+	wait := Start(t, far, Server, "TLS\nS clear \"250 smuggled\\r\\n\"\nC close", Options{TLS: inServer})
+	s, err := Parse("TLS\nS: 250 smuggled")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Run(near, Client, Options{TLS: inClient}); err == nil || !strings.Contains(err.Error(), "tls: ") {
+		t.Errorf("%v", err)
+	}
+	near.Close()
 	wait()
 }
 

@@ -87,6 +87,9 @@ func (st *step) parseDeed(text string) (err error) {
 	case word == "drips":
 		st.kind = dripping
 		st.bytes, err = unquote(rest)
+	case word == "clear":
+		st.kind = bypassing
+		st.bytes, err = unquote(rest)
 	case word == "record":
 		st.kind = recording
 		number, payload, given := strings.Cut(rest, " ")

@@ -54,6 +54,24 @@ func (p *player) awaitRecord(st step) error {
 	return nil
 }
 
+// passRecord passes over a TLS record, or the rest of one that was cut off. Behind
+// a handshake that failed there may be some from when the other end did not know.
+func (p *player) passRecord() bool {
+	header, err := p.in.Peek(recordHeader)
+	if !IsRecord(header) {
+		return false
+	}
+	size := len(header)
+	if err == nil {
+		size += int(binary.BigEndian.Uint16(header[3:]))
+	}
+	_, err = p.in.Discard(size)
+	return err == nil || p.in.Buffered() == 0
+}
+
+// IsRecord reports whether bytes begin as a TLS record does. No line of SMTP does.
+func IsRecord(b []byte) bool { return len(b) > 1 && b[0] >= 20 && b[0] <= 23 && b[1] == 3 }
+
 // A sealer encrypts records with the keys of one end's sending, beside the
 // tls.Conn that has them too and does not know.
 type sealer struct {

@@ -111,6 +111,10 @@ func (p *player) do(st step) error {
 		return p.drip(st)
 	case recording:
 		return p.sendRecord(st)
+	case bypassing:
+		p.trace(Event{From: p.side, Bytes: st.bytes})
+		_, err := p.raw.Write(st.bytes)
+		return err
 	case closing:
 		p.trace(Event{From: p.side, Note: "closes"})
 		return p.raw.Close()
@@ -156,7 +160,7 @@ func (p *player) secure() bool { return p.conn != p.raw }
 // await reads what the other side is to do.
 func (p *player) await(st step) error {
 	switch st.kind {
-	case telling, waiting:
+	case telling, waiting, bypassing:
 		return nil // the other script's business
 	case closing, halfClosing, dripping:
 		return p.awaitEnd(st)
@@ -202,15 +206,24 @@ func (p *player) readLine() ([]byte, error) {
 
 func (p *player) awaitEnd(st step) error {
 	got, err := p.in.Peek(1)
+	for p.hungUpOn && err == nil && p.passRecord() {
+		got, err = p.in.Peek(1)
+	}
 	if err == nil {
 		got, _ = p.in.Peek(p.in.Buffered())
 	}
+	var op *net.OpError
+	alert := errors.As(err, &op) && op.Op == "remote error" // of TLS: fatal, or no error
 	ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrClosedPipe)
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrClosedPipe) || alert
 	if !ended {
 		return p.mismatch(st.line, "the end of the connection", got, err)
 	}
-	p.trace(Event{From: p.side.other(), Note: "has closed"})
+	note := "has closed"
+	if alert {
+		note += ", with the TLS alert: " + op.Err.Error()
+	}
+	p.trace(Event{From: p.side.other(), Note: note})
 	return nil
 }
 

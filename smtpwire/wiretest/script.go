@@ -41,6 +41,7 @@
 //	C waits X     waits for that
 //	C drips "ab"  sends raw bytes one at a time, each when nothing has come of the
 //	              one before; the other end must hang up before the last
+//	C clear "ab"  sends raw bytes in clear on a connection that is in TLS
 //	C record 21 "\x02\x2a"
 //	              a TLS record of a type (21 alert, 22 handshake, 23 data): in
 //	              clear before the handshake, encrypted behind it, where nothing
@@ -88,6 +89,7 @@ const (
 	waiting
 	dripping
 	recording // a TLS record
+	bypassing // raw bytes on the socket, below TLS
 )
 
 // step is one line of a script.
