@@ -75,6 +75,25 @@ func TestABannerOf250IsNotTheAnswerToEverything(t *testing.T) {
 	}
 }
 
+// A client that hears 354 would send what it takes for content, line by line.
+func TestAnUpstreamThatAsksForMoreBeforeTheGreetingIsOutOfStep(t *testing.T) {
+	for _, line := range []string{"EHLO a", "HELO a", "NOOP", "RSET", "HELP", "QUIT"} {
+		t.Run(line, func(t *testing.T) {
+			b := newBench(t, options{})
+			up := b.server()
+			up.say("220 mx.example.net\n")
+			b.client.hears("220 mx.example.net")
+			b.client.say(line + "\n")
+			up.line() // of HELO Postern makes EHLO
+			up.say("354 go ahead\n")
+			b.client.hears("421 4.5.2 mx.example.net: upstream asked for more where there is none (protocol-error) …")
+			b.client.hearsEnd()
+			up.hearsEnd()
+			wantFields(t, b.record(), map[string]string{"verdict": "defer", "reason": "protocol-error"})
+		})
+	}
+}
+
 // The upstream is lost before the pump runs: the record says allow.
 func TestAnUpstreamLostBeforeTheGreetingIsBlamed(t *testing.T) {
 	for _, at := range []string{"banner", "ehlo", "starttls", "inside"} {
