@@ -73,6 +73,7 @@ func (g *gallery) stage(ctx context.Context, slot int, t *attempt) error {
 		return err
 	}
 	defer listener.Close()
+	before := g.daemon.recorded()
 	conn, err := g.lab.network.Client.Dial(ctx, netip.AddrPortFrom(hostileAddress(slot), 0), server)
 	if err != nil {
 		return err
@@ -88,7 +89,7 @@ func (g *gallery) stage(ctx context.Context, slot int, t *attempt) error {
 	conn.Close() // so that a server does not wait for what will not come
 	ctx, cancel := context.WithTimeout(ctx, hostilePatience)
 	defer cancel()
-	t.record, err = g.daemon.record(ctx, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()))
+	t.record, err = g.daemon.recordAfter(ctx, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()), before)
 	listener.Close() // the session is over: whoever has not connected will not
 	return errors.Join(failure, <-served, err)
 }
