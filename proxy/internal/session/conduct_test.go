@@ -321,3 +321,26 @@ func TestNoLocalPartInHELOAndBanner(t *testing.T) {
 		}
 	}
 }
+
+// What a peer says below its own TLS is not taken for something else that ended
+// the connection.
+func TestWordsInClearOnAConnectionInTLSAreAFaultOfTheWire(t *testing.T) {
+	t.Run("client", func(t *testing.T) {
+		b := newBench(t, options{})
+		b.greeted(true)
+		b.client.say("STARTTLS\n")
+		b.client.hears("220 2.0.0 …")
+		if err := b.client.startTLS(nil); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(b.client.raw, "MAIL FROM:<a@x.example>\r\n")
+		wantFields(t, b.record(), map[string]string{"verdict": "reject", "reason": "protocol-error", "end": "protocol error", "client_tls.state": "ok"})
+	})
+	t.Run("server", func(t *testing.T) {
+		b := newBench(t, options{})
+		up := b.greeted(true)
+		io.WriteString(up.raw, "250 ok\r\n")
+		b.client.hears("421 4.5.2 mx.example.net: the TLS of the server cannot be followed (protocol-error) …")
+		wantFields(t, b.record(), map[string]string{"verdict": "defer", "reason": "protocol-error", "end": "upstream protocol"})
+	})
+}
