@@ -40,7 +40,7 @@ func (p *player) handshake(st step) error {
 	case st.kind == handshakeFails:
 		p.result.HandshakeErr = err
 		p.trace(Event{Note: "handshake fails: " + err.Error(), Failed: true})
-		p.hungUpOn = true
+		p.failed, p.mayGo = true, true
 		p.use(p.raw, false)
 		if len(raw.stray) > 0 {
 			p.trace(Event{From: p.side.other(), Bytes: raw.stray})

@@ -91,6 +91,7 @@ func (s *Signals) wait(name string, limit time.Duration) bool {
 // what comes next in the script shows whether that was so.
 func (p *player) flood(st step) {
 	const atOnce = 64 << 10
+	p.mayGo = true
 	whole := bytes.Repeat(st.bytes, st.count)
 	for len(whole) > 0 {
 		n := min(len(whole), atOnce)

@@ -30,7 +30,7 @@ func TestBytesAreRepeatedAndAwaitedAsOften(t *testing.T) {
 func TestAFloodEndsWithoutAMismatchWhenTheOtherEndHangsUp(t *testing.T) {
 	client, server := pair(t)
 	_ = server.Close()
-	Play(t, client, Client, "C* 1000000 \"0123456789\"\nS close", Options{})
+	Play(t, client, Client, "C* 1000000 \"0123456789\"\nC: QUIT\nS close", Options{})
 }
 
 func TestBehindAHandshakeThatFailedTheConversationGoesOnInClear(t *testing.T) {

@@ -30,7 +30,7 @@ func (p *player) sendRecord(st step) error {
 		record = p.keys.seal(st.record, st.bytes)
 	}
 	p.trace(Event{From: p.side, TLS: p.secure(), Bytes: st.bytes, Note: fmt.Sprintf("record of type %d", st.record)})
-	if _, err := p.raw.Write(record); err != nil && !p.hungUpOn {
+	if _, err := p.raw.Write(record); err != nil && !p.mayGo {
 		return p.mismatch(st.line, "to be able to send", nil, err)
 	}
 	return nil

@@ -44,8 +44,9 @@ type player struct {
 	in      *bufio.Reader
 	result  Result
 
-	hungUpOn bool    // a handshake has failed: the other end may be gone
-	keys     *sealer // of the TLS phase, for records made by hand
+	failed bool    // a handshake has
+	mayGo  bool    // the other end may be gone, and no sending can tell
+	keys   *sealer // of the TLS phase, for records made by hand
 }
 
 // Run plays a side of the script on a connection, which stays open unless the
@@ -141,7 +142,7 @@ func (p *player) send(steps []step) (int, error) {
 		piece = p.options.Piece
 	}
 	for part := range slices.Chunk(out, max(1, piece)) {
-		if err := p.write(part); err != nil && !p.hungUpOn {
+		if err := p.write(part); err != nil && !p.mayGo {
 			return 0, p.mismatch(steps[0].line, "to be able to send", nil, err)
 		}
 	}
@@ -206,7 +207,7 @@ func (p *player) readLine() ([]byte, error) {
 
 func (p *player) awaitEnd(st step) error {
 	got, err := p.in.Peek(1)
-	for p.hungUpOn && err == nil && p.passRecord() {
+	for p.failed && err == nil && p.passRecord() {
 		got, err = p.in.Peek(1)
 	}
 	if err == nil {

@@ -19,7 +19,7 @@
 //	C> "a\x00\n"  raw bytes, quoted as in Go, with no CRLF but what is written
 //	C~ regexp     a line that matches as a whole (without its CRLF); only awaited
 //	C* 9 "a\r\n"  the same raw bytes, nine times; sent, the other end may hang
-//	              up within them
+//	              up within them, and nobody minds what is sent behind
 //	C close       closes the connection; awaited, it has ended, cleanly or not
 //	C half        closes its way of sending; awaited, nothing more comes
 //	TLS           both shake hands
