@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"postern/smtpwire/wiretest"
 )
 
 var everyAttack = regexp.MustCompile("")
@@ -49,6 +51,76 @@ func TestTheGalleryIsShownWithTheBytesOfBothSides(t *testing.T) {
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%s is not in\n%s", want, out.String())
+		}
+	}
+}
+
+// A gallery in which nothing can fail would prove nothing.
+func TestAnAttackThatComesToSomethingElseFails(t *testing.T) {
+	const honest = `title: a session without any attack
+source: none
+where: falling-back
+record: verdict=allow reason="" end=quit tls=may:TLSv1.3 client.helo=client.test
+client:
+	include greeted
+	include quit
+server:
+	include secured
+	include quit
+`
+	edits := []struct{ name, old, new, want string }{
+		{"client", "include greeted\n", "S: 250 no banner\n", `expected "250 no banner\r\n"`},
+		{"server", "include secured\n", "include secured\n\tC: MAIL FROM:<smuggled@evil.test>\n", `received "QUIT\r\n"`},
+		{"record", "end=quit", "end=crashed", `record: end is "quit", expected "crashed"`},
+		{"part-of-the-record", "TLSv1.3", "TLSv1.2", `tls is "may:TLSv1.3", expected "may:TLSv1.2"`},
+		{"no-such-field", "client.helo", "client.hello", `client.hello is "", expected "client.test"`},
+		{"one-connection-more", "include secured\n\tinclude quit", "include offered\n\tS: 454 no\n\tC close", "there was one connection more"},
+		{"no-second-connection", "server:", "server:\n\tinclude secured\n\tinclude quit\nserver:", "there was no connection 2"},
+		{"honest", "", "", ""},
+	}
+	var all []attack
+	for _, edit := range edits {
+		found, err := parseAttacks(attackFiles, edit.name, strings.Replace(honest, edit.old, edit.new, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, found...)
+	}
+	results, err := playAll(program("postern"), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, one := range results {
+		faults := strings.Join(one.faults, "\n")
+		if edits[i].want == "" && faults != "" || !strings.Contains(faults, edits[i].want) || edits[i].want != "" && faults == "" {
+			t.Errorf("%s: %q, want %q", one.name, faults, edits[i].want)
+		}
+	}
+	var shown bytes.Buffer
+	if code := newPage(&shown).sumUp(results); code != exitFinding || !strings.Contains(shown.String(), "8 attacks: 1 passed, 7 failed") {
+		t.Errorf("exit %d: %s", code, shown.String())
+	}
+	shown.Reset()
+	newPage(&shown).showAttempt(results[2], false)
+	if !strings.Contains(shown.String(), "FAIL   record: ") || !strings.Contains(shown.String(), `WRONG    record: end is "quit"`) {
+		t.Error(shown.String())
+	}
+}
+
+func TestWordsInClearBehindAFailedHandshakeAreAFaultWhateverTheScriptSays(t *testing.T) {
+	failed := wiretest.Event{Failed: true}
+	for _, row := range []struct {
+		event wiretest.Event
+		fault bool
+	}{
+		{wiretest.Event{From: wiretest.Server, Bytes: []byte("421 bye\r\n")}, true},
+		{wiretest.Event{From: wiretest.Server, Bytes: []byte("\x15\x03\x03\x00\x02\x02\x28")}, false},
+		{wiretest.Event{From: wiretest.Client, Bytes: []byte("MAIL FROM:<>\r\n")}, false},
+		{wiretest.Event{From: wiretest.Server, Note: "has closed"}, false},
+	} {
+		a := &attempt{client: transcript{events: []wiretest.Event{failed, row.event}}}
+		if a.judge(); len(a.faults) > 0 != row.fault {
+			t.Errorf("%+v: %q", row.event, a.faults)
 		}
 	}
 }

@@ -7,8 +7,14 @@
 // what became of each: who and where, what was negotiated on both legs, the
 // verdict and why, what a refused sender was told, and that each message arrived
 // as it was sent. What has to come of each conversation is known beforehand, so
-// that the demo is a test as well. The tests of this package use the same
-// network for what takes a whole program: reload, drain, privileges.
+// that the demo is a test as well.
+//
+// It has a gallery of attacks, too: what a hostile client and a hostile server
+// say, what Postern must say to each, and what it must write down of it, are read
+// from the files in attacks/.
+//
+// The tests of this package use the same network for what takes a whole program:
+// reload, drain, privileges.
 //
 // It measures nothing, its servers are not those that people run, and nothing of
 // it touches the network of the machine it runs on.
