@@ -23,8 +23,8 @@ var places = []place{
 	{"rejecting", "tls = \"forced\"\non_violation = \"reject\""},
 	{"demanding", "client_tls = \"required\""},
 	{"certified", "client_tls = \"verified\"\nclient_names = [\"client.test\"]"},
+	{"named", "tls = \"forced\"\nverify = \"name\"\nnames = [\"partner.test\"]"},
 	{"falling-back", "on_handshake_failure = \"cleartext\""},
-	{"unencrypted", "tls = \"off\"\nowner = \"lab\"\nexpires = 2099-01-01"},
 }
 
 // bareModes are the values of bare_newline; for each the daemon is reloaded.
@@ -115,6 +115,10 @@ func (g *gallery) newConfigs() error {
 	if err != nil {
 		return err
 	}
+	splitting, err := g.lab.pki.Issue(proxytest.Leaf{Names: []string{"evil.test\r\n250 queued"}})
+	if err != nil {
+		return err
+	}
 	g.client.usual = &tls.Config{InsecureSkipVerify: true, ServerName: "mx.test"}
 	g.server.usual = &tls.Config{Certificates: []tls.Certificate{honest}}
 	with := func(c *tls.Config, change func(*tls.Config)) *tls.Config {
@@ -136,6 +140,8 @@ func (g *gallery) newConfigs() error {
 		g.client.named[name] = with(g.client.usual, func(c *tls.Config) { c.Certificates = []tls.Certificate{chain} })
 		g.server.named[name] = with(g.server.usual, func(c *tls.Config) { c.Certificates = []tls.Certificate{chain} })
 	}
+	g.client.named["web"] = with(g.client.usual, func(c *tls.Config) { c.NextProtos = []string{"h2", "http/1.1"} })
+	g.server.named["splitting"] = with(g.server.usual, func(c *tls.Config) { c.Certificates = []tls.Certificate{splitting} })
 	g.server.named["asking"] = with(g.server.usual, func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert })
 	return nil
 }
