@@ -24,7 +24,7 @@ var places = []place{
 	{"demanding", "client_tls = \"required\""},
 	{"certified", "client_tls = \"verified\"\nclient_names = [\"client.test\"]"},
 	{"named", "tls = \"forced\"\nverify = \"name\"\nnames = [\"partner.test\"]"},
-	{"falling-back", "on_handshake_failure = \"cleartext\""},
+	{"falling-back", "on_handshake_failure = \"cleartext\"\nowner = \"lab\"\nexpires = 2099-01-01"},
 }
 
 // bareModes are the values of bare_newline; for each the daemon is reloaded.
