@@ -1,5 +1,6 @@
 # make demo    builds, and shows Postern at work in a network of its own; needs Go
 #              and nothing else, no root
+# make attack  plays the gallery of attacks there, and shows the bytes
 # make test    all tests; as root it installs the Debian programs that they need,
 #              otherwise it says which are missing
 # make fuzz    every fuzz target for FUZZTIME (default 10m) each
@@ -9,7 +10,7 @@ GO       ?= go
 FUZZTIME ?= 10m
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 
-.PHONY: build demo test fuzz clean
+.PHONY: build demo attack test fuzz clean
 
 build:
 	@mkdir -p build
@@ -17,6 +18,9 @@ build:
 
 demo: build
 	@./build/postern-lab demo --postern ./build/postern
+
+attack: build
+	@./build/postern-lab attack --postern ./build/postern
 
 test:
 	@GO="$(GO)" ./.ci/test

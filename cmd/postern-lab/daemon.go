@@ -135,9 +135,22 @@ func (d *daemon) lastWords() string {
 
 // record waits for the record of the session that a client opened.
 func (d *daemon) record(ctx context.Context, client netip.AddrPort) (record, error) {
+	return d.recordAfter(ctx, client, 0)
+}
+
+// recorded is how many records there are.
+func (d *daemon) recorded() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.records)
+}
+
+// recordAfter is record, but for the first so many records: a client's port may be
+// one that an earlier client had.
+func (d *daemon) recordAfter(ctx context.Context, client netip.AddrPort, first int) (record, error) {
 	var found record
 	err := d.wait(ctx, func() bool {
-		for _, r := range d.records {
+		for _, r := range d.records[first:] {
 			if r.Client.addrPort() == client {
 				found = r
 				return true

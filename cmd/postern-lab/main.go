@@ -7,8 +7,14 @@
 // what became of each: who and where, what was negotiated on both legs, the
 // verdict and why, what a refused sender was told, and that each message arrived
 // as it was sent. What has to come of each conversation is known beforehand, so
-// that the demo is a test as well. The tests of this package use the same
-// network for what takes a whole program: reload, drain, privileges.
+// that the demo is a test as well.
+//
+// It has a gallery of attacks, too: what a hostile client and a hostile server
+// say, what Postern must say to each, and what it must write down of it, are read
+// from the files in attacks/.
+//
+// The tests of this package use the same network for what takes a whole program:
+// reload, drain, privileges.
 //
 // It measures nothing, its servers are not those that people run, and nothing of
 // it touches the network of the machine it runs on.
@@ -40,6 +46,10 @@ host, all of it within network namespaces. No root is needed.
 
   demo    sends mail of many kinds through it and shows what happened
           --json  prints the session records, one a line, instead
+  attack  plays attacks on it, with a hostile client and a hostile server, and
+          shows each with the bytes that both sides saw
+          --only PATTERN  those alone whose names match (a regular expression)
+          --verbose       shows more of the bytes
 
   --postern PROGRAM  the postern to run; otherwise the one beside postern-lab,
                      built from source if there is none
@@ -56,6 +66,12 @@ var subcommands = map[string]subcommand{
 	"demo": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
 		json := flags.Bool("json", false, "")
 		return func(postern string, stdout, stderr io.Writer) int { return demo(postern, *json, stdout, stderr) }
+	},
+	"attack": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
+		only, verbose := flags.String("only", "", ""), flags.Bool("verbose", false, "")
+		return func(postern string, stdout, stderr io.Writer) int {
+			return attackGallery(postern, *only, *verbose, stdout, stderr)
+		}
 	},
 }
 

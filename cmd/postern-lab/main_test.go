@@ -76,6 +76,8 @@ func TestAMistakeInTheCommandLineIsUsage(t *testing.T) {
 		{[]string{"shell"}, exitUsage},
 		{[]string{"demo", "now"}, exitUsage},
 		{[]string{"demo", "--colour"}, exitUsage},
+		{[]string{"attack", "--only"}, exitUsage},
+		{[]string{"attack", "starttls"}, exitUsage},
 		{[]string{"--help"}, exitFine},
 		{[]string{"demo", "--help"}, exitFine},
 		{[]string{"demo", "--postern", "/nonexistent"}, exitFinding},

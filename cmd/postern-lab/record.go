@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -73,6 +74,39 @@ func parseRecord(line string) (r record, ok bool) {
 	}
 	r.raw = line
 	return r, true
+}
+
+// field finds a field by its path, "upstream_tls.version" or "transactions.0.bytes";
+// it is "" when there is none.
+func (r record) field(path string) string {
+	var at any
+	if json.Unmarshal([]byte(r.raw), &at) != nil {
+		return ""
+	}
+	for key := range strings.SplitSeq(path, ".") {
+		switch v := at.(type) {
+		case map[string]any:
+			at = v[key]
+		case []any:
+			at = nil
+			if n, err := strconv.Atoi(key); err == nil && n >= 0 && n < len(v) {
+				at = v[n]
+			}
+		default:
+			return ""
+		}
+	}
+	switch v := at.(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	}
+	text, err := json.Marshal(at)
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }
 
 // refusedRecipient is the reason and rule of the first recipient or sender that a

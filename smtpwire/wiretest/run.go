@@ -20,9 +20,12 @@ const (
 
 // Options say how a script is run.
 type Options struct {
-	TLS     *tls.Config   // for TLS steps
-	Timeout time.Duration // of each read and write and of the handshake; 0: 5 seconds
-	Piece   int           // bytes a write, to see what segmentation does; 0: all at once
+	TLS     *tls.Config            // for TLS steps
+	Named   map[string]*tls.Config // for TLS steps with a name
+	Timeout time.Duration          // of each read and write and of the handshake; 0: 5 seconds
+	Piece   int                    // bytes a write, to see what segmentation does; 0: all at once
+	Signals *Signals               // shared by scripts that wait for each other
+	Trace   func(Event)            // is told what passes, as it passes
 }
 
 // Result is what is known after a script has been run to its end.
@@ -40,6 +43,10 @@ type player struct {
 	conn    net.Conn
 	in      *bufio.Reader
 	result  Result
+
+	failed bool    // a handshake has
+	mayGo  bool    // the other end may be gone, and no sending can tell
+	keys   *sealer // of the TLS phase, for records made by hand
 }
 
 // Run plays a side of the script on a connection, which stays open unless the
@@ -50,7 +57,7 @@ func (s *Script) Run(conn net.Conn, side Side, o Options) (Result, error) {
 		o.Timeout = defaultTimeout
 	}
 	p := &player{script: s, side: side, options: o, raw: conn}
-	p.use(conn)
+	p.use(conn, false)
 	for i := 0; i < len(s.steps); {
 		n, err := p.play(s.steps[i:])
 		if err != nil {
@@ -61,9 +68,9 @@ func (s *Script) Run(conn net.Conn, side Side, o Options) (Result, error) {
 	return p.result, p.nothingMore(len(s.lines), "the end of the script")
 }
 
-func (p *player) use(conn net.Conn) {
+func (p *player) use(conn net.Conn, secure bool) {
 	p.conn = conn
-	p.in = bufio.NewReaderSize(conn, maxLine)
+	p.in = bufio.NewReaderSize(heard{conn, p, secure}, maxLine)
 }
 
 // play takes the first of the steps, or several that are sent together, and
@@ -83,16 +90,44 @@ func (p *player) play(steps []step) (int, error) {
 		return 1, p.await(st)
 	case st.kind == exact:
 		return p.send(steps)
-	case st.kind == matching:
-		return 0, fmt.Errorf("wiretest: line %d: a pattern cannot be sent", st.line)
-	case st.kind == closing:
-		return 1, p.raw.Close()
 	}
-	half, ok := p.conn.(interface{ CloseWrite() error })
-	if !ok {
-		return 0, fmt.Errorf("wiretest: line %d: a %T cannot be closed by half", st.line, p.conn)
+	return 1, p.do(st)
+}
+
+// do does what cannot be joined with what follows.
+func (p *player) do(st step) error {
+	switch st.kind {
+	case repeated:
+		p.flood(st)
+		return nil
+	case telling:
+		p.options.Signals.tell(st.name)
+		return nil
+	case waiting:
+		if !p.options.Signals.wait(st.name, p.options.Timeout) {
+			return p.mismatch(st.line, "to be told "+st.name, nil, nil)
+		}
+		return nil
+	case dripping:
+		return p.drip(st)
+	case recording:
+		return p.sendRecord(st)
+	case bypassing:
+		p.trace(Event{From: p.side, Bytes: st.bytes})
+		_, err := p.raw.Write(st.bytes)
+		return err
+	case closing:
+		p.trace(Event{From: p.side, Note: "closes"})
+		return p.raw.Close()
+	case halfClosing:
+		half, ok := p.conn.(interface{ CloseWrite() error })
+		if !ok {
+			return fmt.Errorf("wiretest: line %d: a %T cannot be closed by half", st.line, p.conn)
+		}
+		p.trace(Event{From: p.side, Note: "ends its sending"})
+		return half.CloseWrite()
 	}
-	return 1, half.CloseWrite()
+	return fmt.Errorf("wiretest: line %d: a pattern cannot be sent", st.line)
 }
 
 // send sends the steps up to the first that is something else.
@@ -107,18 +142,38 @@ func (p *player) send(steps []step) (int, error) {
 		piece = p.options.Piece
 	}
 	for part := range slices.Chunk(out, max(1, piece)) {
-		if _, err := p.conn.Write(part); err != nil {
+		if err := p.write(part); err != nil && !p.mayGo {
 			return 0, p.mismatch(steps[0].line, "to be able to send", nil, err)
 		}
 	}
 	return n, nil
 }
 
+func (p *player) write(out []byte) error {
+	p.trace(Event{From: p.side, TLS: p.secure(), Bytes: out})
+	_, err := p.conn.Write(out)
+	p.keys.wrote()
+	return err
+}
+
+func (p *player) secure() bool { return p.conn != p.raw }
+
 // await reads what the other side is to do.
 func (p *player) await(st step) error {
 	switch st.kind {
-	case closing, halfClosing:
+	case telling, waiting, bypassing:
+		return nil // the other script's business
+	case closing, halfClosing, dripping:
 		return p.awaitEnd(st)
+	case recording:
+		return p.awaitRecord(st)
+	case repeated:
+		for range st.count {
+			if got, err := p.readExact(st); !bytes.Equal(got, st.bytes) {
+				return p.differs(st, got, err)
+			}
+		}
+		return nil
 	case matching:
 		got, err := p.readLine()
 		if err != nil || !st.pattern.Match(bytes.TrimSuffix(got, []byte("\r\n"))) || !bytes.HasSuffix(got, []byte("\r\n")) {
@@ -152,14 +207,24 @@ func (p *player) readLine() ([]byte, error) {
 
 func (p *player) awaitEnd(st step) error {
 	got, err := p.in.Peek(1)
+	for p.failed && err == nil && p.passRecord() {
+		got, err = p.in.Peek(1)
+	}
 	if err == nil {
 		got, _ = p.in.Peek(p.in.Buffered())
 	}
+	var op *net.OpError
+	alert := errors.As(err, &op) && op.Op == "remote error" // of TLS: fatal, or no error
 	ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrClosedPipe)
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrClosedPipe) || alert
 	if !ended {
 		return p.mismatch(st.line, "the end of the connection", got, err)
 	}
+	note := "has closed"
+	if alert {
+		note += ", with the TLS alert: " + op.Err.Error()
+	}
+	p.trace(Event{From: p.side.other(), Note: note})
 	return nil
 }
 
@@ -172,31 +237,4 @@ func (p *player) nothingMore(line int, where string) error {
 	}
 	got, _ := p.in.Peek(p.in.Buffered())
 	return p.mismatch(line, where, got, nil)
-}
-
-func (p *player) handshake(st step) error {
-	if p.options.TLS == nil {
-		return fmt.Errorf("wiretest: line %d: TLS without a configuration", st.line)
-	}
-	if err := p.nothingMore(st.line, "a handshake and nothing in front of it"); err != nil {
-		return err
-	}
-	conn := tls.Server(p.raw, p.options.TLS)
-	if p.side == Client {
-		conn = tls.Client(p.raw, p.options.TLS)
-	}
-	err := conn.Handshake()
-	switch {
-	case st.kind == handshakeFails && err == nil:
-		return p.mismatch(st.line, "a handshake that fails", []byte("(it succeeded)"), nil)
-	case st.kind == handshakeFails:
-		p.result.HandshakeErr = err
-		return nil
-	case err != nil:
-		return p.mismatch(st.line, "a handshake", nil, err)
-	}
-	state := conn.ConnectionState()
-	p.result.TLS = &state
-	p.use(conn)
-	return nil
 }

@@ -18,16 +18,35 @@
 //	C: text       a line, sent with CRLF and awaited exactly so
 //	C> "a\x00\n"  raw bytes, quoted as in Go, with no CRLF but what is written
 //	C~ regexp     a line that matches as a whole (without its CRLF); only awaited
+//	C* 9 "a\r\n"  the same raw bytes, nine times; sent, the other end may hang
+//	              up within them, and nobody minds what is sent behind
 //	C close       closes the connection; awaited, it has ended, cleanly or not
 //	C half        closes its way of sending; awaited, nothing more comes
 //	TLS           both shake hands
-//	TLS fails     the handshake does not succeed; nothing can follow
+//	TLS fails     the handshake does not succeed; what follows is in clear
 //	# text        a remark; empty lines are passed over too
 //
 // Lines sent one after the other go out in one write, as pipelining clients do
 // it. What comes must be exactly what the script says: every byte is compared,
 // bytes in front of a TLS step or behind the last step are a mismatch, and each
 // read and write has a deadline.
+//
+// For peers that are hostile there is more. Where the two ends are not connected
+// to each other but to something in between, each runs a script of its own, and
+// they can wait for each other:
+//
+//	TLS 1.0       the handshake goes by the configuration of that name
+//	TLS cut 1     and its bytes are sent one by one; "TLS 1.0 cut 5 fails"
+//	C tells X     lets whoever waits for X go on; not a thing on the wire
+//	C waits X     waits for that
+//	C drips "ab"  sends raw bytes one at a time, each when nothing has come of the
+//	              one before; the other end must hang up before the last
+//	C clear "ab"  sends raw bytes in clear on a connection that is in TLS
+//	C record 21 "\x02\x2a"
+//	              a TLS record of a type (21 alert, 22 handshake, 23 data): in
+//	              clear before the handshake, encrypted behind it, where nothing
+//	              but records can be sent after it; awaited, in clear alone, and
+//	              without a string whatever the record holds
 //
 // It knows nothing of SMTP but the look of a line: whether a script makes sense
 // is for its author to know. It is not a server; see proxytest for one.
@@ -36,7 +55,6 @@ package wiretest
 import (
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
 )
 
@@ -62,10 +80,16 @@ type kind uint8
 const (
 	exact    kind = iota // bytes, with the CRLF of a line
 	matching             // a line that matches
+	repeated             // bytes, many times
 	closing
 	halfClosing
 	handshake
 	handshakeFails
+	telling
+	waiting
+	dripping
+	recording // a TLS record
+	bypassing // raw bytes on the socket, below TLS
 )
 
 // step is one line of a script.
@@ -76,6 +100,10 @@ type step struct {
 	bytes   []byte
 	isLine  bool // of exact: it came from a "C:" line
 	pattern *regexp.Regexp
+	count   int    // of repeated; of a handshake, the bytes a write, 0 for all
+	name    string // of a configuration, or of what is told
+	record  byte   // the type
+	any     bool   // of a record: whatever it holds
 }
 
 // Script is a parsed script; it may be run any number of times.
@@ -94,9 +122,6 @@ func Parse(text string) (*Script, error) {
 		if strings.TrimSpace(line) == "" || line[0] == '#' {
 			continue
 		}
-		if len(s.steps) > 0 && s.steps[len(s.steps)-1].kind == handshakeFails {
-			return nil, fmt.Errorf("wiretest: line %d: nothing follows a failed handshake", i+1)
-		}
 		st, err := parseStep(line)
 		if err != nil {
 			return nil, fmt.Errorf("wiretest: line %d: %w", i+1, err)
@@ -105,46 +130,4 @@ func Parse(text string) (*Script, error) {
 		s.steps = append(s.steps, st)
 	}
 	return s, nil
-}
-
-func parseStep(line string) (step, error) {
-	switch strings.TrimSpace(line) {
-	case "TLS":
-		return step{kind: handshake}, nil
-	case "TLS fails":
-		return step{kind: handshakeFails}, nil
-	}
-	if len(line) < 2 || line[0] != byte(Client) && line[0] != byte(Server) {
-		return step{}, fmt.Errorf("%q begins with neither C nor S nor TLS", line)
-	}
-	st := step{side: Side(line[0])}
-	rest := strings.TrimPrefix(line[2:], " ")
-	var err error
-	switch line[1] {
-	case ':':
-		st.bytes, st.isLine = []byte(rest+"\r\n"), true
-	case '>':
-		var text string
-		if text, err = strconv.Unquote(strings.TrimSpace(rest)); err != nil {
-			return step{}, fmt.Errorf("%s is no Go string", rest)
-		}
-		st.bytes = []byte(text)
-	case '~':
-		st.kind = matching
-		if st.pattern, err = regexp.Compile("^(?:" + rest + ")$"); err != nil {
-			return step{}, err
-		}
-	case ' ':
-		switch strings.TrimSpace(rest) {
-		case "close":
-			st.kind = closing
-		case "half":
-			st.kind = halfClosing
-		default:
-			return step{}, fmt.Errorf("%q is neither close nor half", rest)
-		}
-	default:
-		return step{}, fmt.Errorf("%q is none of C: C> C~ C close", line)
-	}
-	return st, nil
 }

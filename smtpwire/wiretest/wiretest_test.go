@@ -201,13 +201,18 @@ func TestAMismatchCanBeReadByAPerson(t *testing.T) {
 
 func TestAScriptThatMakesNoSenseIsRefusedWithItsLine(t *testing.T) {
 	for script, want := range map[string]string{
-		"S: 220\nQ: a":       `line 2: "Q: a" begins with neither`,
-		"C":                  `line 1: "C" begins with neither`,
-		"C> DATA":            "line 1: DATA is no Go string",
-		"S~ (":               "line 1: error parsing regexp",
-		"C hangs up":         `line 1: "hangs up" is neither close nor half`,
-		"C! a":               `line 1: "C! a" is none of`,
-		"TLS fails\nC: EHLO": "line 2: nothing follows",
+		"S: 220\nQ: a":  `line 2: "Q: a" begins with neither`,
+		"C":             `line 1: "C" begins with neither`,
+		"C> DATA":       "line 1: DATA is no Go string",
+		"S~ (":          "line 1: error parsing regexp",
+		"C hangs up":    `line 1: "hangs up" is neither close nor half`,
+		"C! a":          `line 1: "C! a" is none of`,
+		"TLS one two":   `line 1: "one two" is not the name`,
+		"TLS cut none":  `line 1: "none" is no number of bytes`,
+		"C* many \"a\"": `line 1: "many" is no number of times`,
+		"C* 2 a":        "line 1: a is no Go string",
+		"C record x":    `line 1: "x" is no type`,
+		"C tells":       `line 1: "tells" is neither close nor half`,
 	} {
 		if _, err := Parse(script); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", script, err)
@@ -215,7 +220,7 @@ func TestAScriptThatMakesNoSenseIsRefusedWithItsLine(t *testing.T) {
 	}
 	// Some of it shows only when it is known who plays.
 	for script, want := range map[string]string{
-		"C~ a": "line 1: a pattern cannot be sent", "TLS": "line 1: TLS without a configuration", "C half": "line 1: a *net.pipe cannot",
+		"C~ a": "line 1: a pattern cannot be sent", "TLS": "line 1: TLS without a configuration", "TLS 1.0": "line 1: TLS without a configuration", "C half": "line 1: a *net.pipe cannot",
 	} {
 		s, err := Parse(script)
 		if err != nil {

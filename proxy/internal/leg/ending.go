@@ -1,10 +1,12 @@
 package leg
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 
 	"postern/smtpwire"
@@ -40,13 +42,22 @@ func EndingOf(err error) Ending {
 		return Reset
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &record) && record.Timeout():
 		return Timeout
-	case IsWire(err):
+	case IsWire(err), brokeTLS(err):
 		return Broken
 	}
 	if _, ok := RemoteAlert(err); ok {
 		return Alert
 	}
 	return Unlikely
+}
+
+// brokeTLS reports whether err is a rule of TLS that the peer broke, as those do who
+// ask for renegotiation: what came is no record, crypto/tls has answered it with an
+// alert, or says so in an error that has no type, but always these words in front.
+func brokeTLS(err error) bool {
+	var op *net.OpError
+	return errors.As(err, new(tls.RecordHeaderError)) || errors.As(err, &op) && op.Op == "local error" ||
+		strings.HasPrefix(err.Error(), "tls: ")
 }
 
 // IsWire reports whether err is a rule of SMTP that the peer broke.

@@ -75,6 +75,25 @@ func TestABannerOf250IsNotTheAnswerToEverything(t *testing.T) {
 	}
 }
 
+// A client that hears 354 would send what it takes for content, line by line.
+func TestAnUpstreamThatAsksForMoreBeforeTheGreetingIsOutOfStep(t *testing.T) {
+	for _, line := range []string{"EHLO a", "HELO a", "NOOP", "RSET", "HELP", "QUIT"} {
+		t.Run(line, func(t *testing.T) {
+			b := newBench(t, options{})
+			up := b.server()
+			up.say("220 mx.example.net\n")
+			b.client.hears("220 mx.example.net")
+			b.client.say(line + "\n")
+			up.line() // of HELO Postern makes EHLO
+			up.say("354 go ahead\n")
+			b.client.hears("421 4.5.2 mx.example.net: upstream asked for more where there is none (protocol-error) …")
+			b.client.hearsEnd()
+			up.hearsEnd()
+			wantFields(t, b.record(), map[string]string{"verdict": "defer", "reason": "protocol-error"})
+		})
+	}
+}
+
 // The upstream is lost before the pump runs: the record says allow.
 func TestAnUpstreamLostBeforeTheGreetingIsBlamed(t *testing.T) {
 	for _, at := range []string{"banner", "ehlo", "starttls", "inside"} {
@@ -301,4 +320,27 @@ func TestNoLocalPartInHELOAndBanner(t *testing.T) {
 			t.Errorf("%s is %q", path, got)
 		}
 	}
+}
+
+// What a peer says below its own TLS is not taken for something else that ended
+// the connection.
+func TestWordsInClearOnAConnectionInTLSAreAFaultOfTheWire(t *testing.T) {
+	t.Run("client", func(t *testing.T) {
+		b := newBench(t, options{})
+		b.greeted(true)
+		b.client.say("STARTTLS\n")
+		b.client.hears("220 2.0.0 …")
+		if err := b.client.startTLS(nil); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(b.client.raw, "MAIL FROM:<a@x.example>\r\n")
+		wantFields(t, b.record(), map[string]string{"verdict": "reject", "reason": "protocol-error", "end": "protocol error", "client_tls.state": "ok"})
+	})
+	t.Run("server", func(t *testing.T) {
+		b := newBench(t, options{})
+		up := b.greeted(true)
+		io.WriteString(up.raw, "250 ok\r\n")
+		b.client.hears("421 4.5.2 mx.example.net: the TLS of the server cannot be followed (protocol-error) …")
+		wantFields(t, b.record(), map[string]string{"verdict": "defer", "reason": "protocol-error", "end": "upstream protocol"})
+	})
 }

@@ -193,6 +193,12 @@ func (s *Session) exchange(line string) (reply smtpwire.Reply, ok bool) {
 		s.lost(err)
 		return reply, false
 	}
+	if wrong := (&expected{kind: plain, sent: true}).outOfStep(reply); wrong != "" {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.breakOff(wrong)
+		return reply, false
+	}
 	return reply, true
 }
 

@@ -230,9 +230,13 @@ func (s *Session) lost(err error) {
 	}
 	how := leg.EndingOf(err)
 	atRest := s.pumping && len(s.queue) == 0 && s.tx == nil && !s.inContent
-	if leg.IsWire(err) {
+	if how == leg.Broken {
+		said := "the TLS of the server cannot be followed"
+		if leg.IsWire(err) {
+			said = "the server sent what is no reply"
+		}
 		s.blameLocked(enforce.ProtocolError, "upstream: "+err.Error())
-		s.toClient(s.words(421, enforce.ProtocolError, enforce.Defer, "the server sent what is no reply"))
+		s.toClient(s.words(421, enforce.ProtocolError, enforce.Defer, said))
 	} else {
 		if !atRest {
 			s.blameLocked(enforce.UpstreamLost, "upstream: "+string(how))
