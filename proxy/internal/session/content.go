@@ -95,7 +95,7 @@ func (s *Session) beginContent(e *expected) {
 // of data, where it listens.
 func (s *Session) bareNewline(content smtpwire.Content) bool {
 	s.mu.Lock()
-	v := fault(enforce.Reject, enforce.BareNewline, "a line of the message ends with a bare CR or LF, or its dot with NUL")
+	v := fault(enforce.Reject, enforce.BareNewline, "bare CR or LF, or a dot before NUL, in message content")
 	s.enter(enforce.AtRcpt, v)
 	s.endLocked("bare newline")
 	s.hangUp()
