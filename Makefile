@@ -3,13 +3,15 @@
 # make test    all tests; as root it installs the Debian programs that they need,
 #              otherwise it says which are missing
 # make fuzz    every fuzz target for FUZZTIME (default 10m) each
+# make soak    sends thousands of messages through Postern while everything fails;
+#              needs Postfix, and root or uidmap
 # make build   the programs, in build/
 
 GO       ?= go
 FUZZTIME ?= 10m
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 
-.PHONY: build demo test fuzz clean
+.PHONY: build demo soak test fuzz clean
 
 build:
 	@mkdir -p build
@@ -17,6 +19,9 @@ build:
 
 demo: build
 	@./build/postern-lab demo --postern ./build/postern
+
+soak: build
+	@./build/postern-lab soak --postern ./build/postern
 
 test:
 	@GO="$(GO)" ./.ci/test

@@ -22,7 +22,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
+	"postern/proxy/proxytest/mta"
 	"postern/proxy/proxytest/netlab"
 )
 
@@ -40,6 +42,12 @@ host, all of it within network namespaces. No root is needed.
 
   demo    sends mail of many kinds through it and shows what happened
           --json  prints the session records, one a line, instead
+  soak    sends thousands of messages of a real Postfix through it while it is
+          killed, drained, frozen and reloaded, servers hang up and packets get
+          lost, and counts what became of each; needs Postfix and its user ids
+          --messages N  how many (default 5000)
+          --for TIME    how long things go wrong (default 10m)
+          --seed N      what goes wrong, as an earlier soak printed it
 
   --postern PROGRAM  the postern to run; otherwise the one beside postern-lab,
                      built from source if there is none
@@ -57,6 +65,19 @@ var subcommands = map[string]subcommand{
 		json := flags.Bool("json", false, "")
 		return func(postern string, stdout, stderr io.Writer) int { return demo(postern, *json, stdout, stderr) }
 	},
+	"soak": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
+		o := soakOptions{}
+		flags.IntVar(&o.messages, "messages", 5000, "")
+		flags.DurationVar(&o.lasting, "for", 10*time.Minute, "")
+		flags.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "")
+		return func(postern string, stdout, stderr io.Writer) int { return soak(postern, o, stdout, stderr) }
+	},
+}
+
+// labs are made otherwise than by netlab.Enter for what needs more user ids than
+// one.
+var labs = map[string]func(netlab.Options, func() int) (int, error){
+	"soak": mta.Enter,
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -88,22 +109,27 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return exitUsage
 	}
-	return enter(*postern, inside, stdout, stderr)
+	lab := labs[args[0]]
+	if lab == nil {
+		lab = netlab.Enter
+	}
+	return enter(*postern, lab, inside, stdout, stderr)
 }
 
 // enter runs a subcommand within the lab.
-func enter(postern string, inside func(string, io.Writer, io.Writer) int, stdout, stderr io.Writer) int {
+func enter(postern string, lab func(netlab.Options, func() int) (int, error),
+	inside func(string, io.Writer, io.Writer) int, stdout, stderr io.Writer) int {
 	program, err := locate(postern, stderr)
 	if err != nil {
 		fmt.Fprintln(stderr, "postern-lab:", err)
 		return exitFinding
 	}
-	code, err := netlab.Enter(netlab.Options{}, func() int { return inside(program, stdout, stderr) })
+	code, err := lab(netlab.Options{}, func() int { return inside(program, stdout, stderr) })
 	if err == nil {
 		return code
 	}
 	fmt.Fprintln(stderr, "postern-lab:", err)
-	if errors.As(err, new(*netlab.ForbiddenError)) {
+	if errors.As(err, new(*netlab.ForbiddenError)) || errors.As(err, new(*mta.MissingError)) {
 		return exitUsage
 	}
 	return exitFinding

@@ -3,6 +3,7 @@ package proxytest
 import (
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -57,10 +58,11 @@ type Counter struct {
 	running  sync.WaitGroup
 	closing  chan struct{}
 
-	connections, hangups atomic.Int64
+	connections atomic.Int64
 
-	mu   sync.Mutex
-	open map[net.Conn]struct{}
+	mu      sync.Mutex
+	open    map[net.Conn]struct{}
+	hangups map[Stage]int
 }
 
 // Count starts a counter on a listener, which it then owns.
@@ -71,17 +73,21 @@ func Count(ln net.Listener, config CounterConfig) *Counter {
 	if config.Whim == nil {
 		config.Whim = func() Whim { return Whim{} }
 	}
-	c := &Counter{listener: ln, config: config, closing: make(chan struct{}), open: map[net.Conn]struct{}{}}
+	c := &Counter{listener: ln, config: config, closing: make(chan struct{}),
+		open: map[net.Conn]struct{}{}, hangups: map[Stage]int{}}
 	c.running.Go(c.accept)
 	return c
 }
 
-// Connections is how many there have been, Hangups how many of these ended by a
-// Whim.
+// Connections is how many there have been.
 func (c *Counter) Connections() int64 { return c.connections.Load() }
 
-// Hangups is described at Connections.
-func (c *Counter) Hangups() int64 { return c.hangups.Load() }
+// Hangups is how many of these ended by a Whim, and where.
+func (c *Counter) Hangups() map[Stage]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.hangups)
+}
 
 // Open is how many connections there are.
 func (c *Counter) Open() int {

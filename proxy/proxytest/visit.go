@@ -57,7 +57,9 @@ func (v *visit) hangUp(at Stage) error {
 	if v.whim.At != at {
 		return nil
 	}
-	v.counter.hangups.Add(1)
+	v.counter.mu.Lock()
+	v.counter.hangups[at]++
+	v.counter.mu.Unlock()
 	if tcp, ok := v.raw.(*net.TCPConn); ok && v.whim.Reset {
 		_ = tcp.SetLinger(0)
 	}
