@@ -23,10 +23,10 @@ type logbook struct {
 	dir     string
 	mounted bool
 
-	records, unreadable      int // lines
-	reloaded, kept           int // reloads that came into force, and that did not
-	acceptFailed, unwritable int
-	crashed                  []string // sessions
+	records, unreadable   int // lines
+	reloaded, kept        int // reloads that came into force, and that did not
+	acceptFailed, missing int
+	crashed               []string // sessions
 }
 
 func (b *logbook) path() string    { return filepath.Join(b.dir, "postern.log") }
@@ -83,7 +83,10 @@ func (b *logbook) absorb(path string) error {
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		var line struct{ Msg string }
+		var line struct {
+			Msg   string
+			Lines int
+		}
 		if json.Unmarshal(lines.Bytes(), &line) != nil {
 			b.unreadable++
 			continue
@@ -97,8 +100,8 @@ func (b *logbook) absorb(path string) error {
 			b.kept++
 		case "accept failed, trying again":
 			b.acceptFailed++
-		case "a record could not be written":
-			b.unwritable++
+		case "lines of the log were lost here: it could not be written":
+			b.missing += line.Lines
 		case "session crashed":
 			b.crashed = append(b.crashed, lines.Text())
 		}

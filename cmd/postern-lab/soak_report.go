@@ -127,8 +127,8 @@ func (t *trial) showDaemon(row func(string, any), w io.Writer) {
 	}
 	row("connections that reached a server", connections)
 	row("session records in the log", t.book.records)
-	row("records that could not be written", t.book.unwritable)
-	row("lines of the log that are none", t.book.unreadable)
+	row("lines that the full disk cost, as the log says", t.book.missing)
+	row("  of which the beginning is there", t.book.unreadable)
 	row("connections of the prober", t.probe.connected.Load())
 	row("  refused", t.probe.refused.Load())
 	row("  unanswered", t.probe.unanswered.Load())
