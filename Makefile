@@ -5,13 +5,14 @@
 # make fuzz    every fuzz target for FUZZTIME (default 10m) each
 # make soak    sends thousands of messages through Postern while everything fails;
 #              needs Postfix, and root or uidmap
+# make load    hostile load: slow peers, floods, ten thousand idle sessions
 # make build   the programs, in build/
 
 GO       ?= go
 FUZZTIME ?= 10m
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 
-.PHONY: build demo soak test fuzz clean
+.PHONY: build demo soak load test fuzz clean
 
 build:
 	@mkdir -p build
@@ -22,6 +23,9 @@ demo: build
 
 soak: build
 	@./build/postern-lab soak --postern ./build/postern
+
+load: build
+	@./build/postern-lab load --postern ./build/postern
 
 test:
 	@GO="$(GO)" ./.ci/test

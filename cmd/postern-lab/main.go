@@ -48,6 +48,9 @@ host, all of it within network namespaces. No root is needed.
           --messages N  how many (default 5000)
           --for TIME    how long things go wrong (default 10m)
           --seed N      what goes wrong, as an earlier soak printed it
+  load    holds it against slow clients and servers, floods and very many idle
+          sessions, while an honest client sends mail
+          --sessions N  how many are idle at once (default 10000)
 
   --postern PROGRAM  the postern to run; otherwise the one beside postern-lab,
                      built from source if there is none
@@ -71,6 +74,11 @@ var subcommands = map[string]subcommand{
 		flags.DurationVar(&o.lasting, "for", 10*time.Minute, "")
 		flags.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "")
 		return func(postern string, stdout, stderr io.Writer) int { return soak(postern, o, stdout, stderr) }
+	},
+	"load": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
+		o := loadOptions{slow: 100, flood: 500, settle: 3 * time.Minute, starving: 10 * time.Second}
+		flags.IntVar(&o.sessions, "sessions", 10000, "")
+		return func(postern string, stdout, stderr io.Writer) int { return load(postern, o, stdout, stderr) }
 	},
 }
 

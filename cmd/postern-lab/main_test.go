@@ -86,6 +86,7 @@ func TestAMistakeInTheCommandLineIsUsage(t *testing.T) {
 		{[]string{"--help"}, exitFine},
 		{[]string{"demo", "--help"}, exitFine},
 		{[]string{"soak", "--for", "ever"}, exitUsage},
+		{[]string{"load", "--sessions", "many"}, exitUsage},
 		{[]string{"demo", "--postern", "/nonexistent"}, exitFinding},
 		{[]string{confinedCommand}, exitFinding},
 	} {

@@ -128,7 +128,7 @@ func (t *trial) run(ctx context.Context, postern string, progress io.Writer) (er
 	calm()
 	enough()
 	running.Wait()
-	return errors.Join(err, t.keeper.end(ctx), t.read(ctx))
+	return errors.Join(err, t.keeper.end(ctx), t.read())
 }
 
 // lay makes every cable of the lab one whose weather can change.
@@ -223,7 +223,7 @@ func (t *trial) settle(ctx context.Context) error {
 }
 
 // read takes in what the logs say.
-func (t *trial) read(context.Context) error {
+func (t *trial) read() error {
 	lines, err := t.postfix.Log()
 	t.result = readPostfixLog(lines)
 	return errors.Join(err, t.book.absorbAll())

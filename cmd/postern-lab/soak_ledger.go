@@ -73,8 +73,8 @@ type reckoning struct {
 	unexplained             []string       // messages
 }
 
-// An attempt tells why a message may have been sent once more although it had
-// been taken: how many attempts ended before the sender knew.
+// attempts counts, by message, those that ended behind the end of data before the
+// sender had heard a reply: the message may have been taken, and is sent again.
 type attempts map[string]int
 
 // reckon holds arrivals against what was sent, what the senders were told, and
