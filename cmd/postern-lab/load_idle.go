@@ -18,7 +18,7 @@ import (
 )
 
 // spareFiles are those that are open besides two for each idle session.
-const spareFiles = 2000
+const spareFiles = 400
 
 // raiseFiles allows this program and those it starts to have so many files open,
 // or as many as this user can have, and returns how many that are.
