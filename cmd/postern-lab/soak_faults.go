@@ -105,6 +105,16 @@ func (t *trial) littleMemory(ctx context.Context, random *rand.Rand) error {
 	if err := t.limited(ctx, random, unix.RLIMIT_DATA, data+uint64(random.IntN(1<<20))); err != nil {
 		return err
 	}
+	// One that is dying of it has not ended yet. One that lives answers, whether
+	// or not it can make use of the configuration.
+	answering, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	d := t.keeper.daemon.Load()
+	if _, dead := d.reload(answering); dead != nil {
+		if err := d.wait(answering, func() bool { return d.ended }); err != nil {
+			return err
+		}
+	}
 	died, err := t.keeper.lives(ctx, true)
 	if died {
 		t.faults["died of little memory"]++
