@@ -21,6 +21,9 @@ type loadOptions struct {
 	flood    int           // connections of a flood
 	settle   time.Duration // until memory must have been given back; 0: nobody looks
 	starving time.Duration // a delivery that took longer says that mail does not flow
+	// lenience is what the end of a session may take beyond the limit: two last
+	// words of two seconds, and a machine that does other things.
+	lenience time.Duration
 }
 
 // loadTime bounds a load. It takes some minutes.
@@ -77,9 +80,6 @@ const (
 	// a minute is to five minutes.
 	short = 3 * time.Second
 	drip  = 600 * time.Millisecond
-	// lenience is what the end of a session may take beyond the limit: two last
-	// words of two seconds, and a machine that does other things.
-	lenience = 6 * time.Second
 
 	shortTimeouts = "connect = \"3s\"\nhandshake = \"3s\"\ncommand = \"3s\"\ndata = \"3s\"\nfinal = \"3s\"\ndrain = \"3s\""
 	longTimeouts  = "connect = \"10s\"\nhandshake = \"2m\"\ncommand = \"5m\"\ndrain = \"3s\""

@@ -147,9 +147,9 @@ func (l *assault) slowServers(ctx context.Context) error {
 	for i, kind := range slowServers {
 		median, _, longest := quantiles(took[i])
 		l.row("server: "+kind.name, fmt.Sprintf("%d senders put off, median %s, longest %s", len(took[i]), median, longest))
-		limit := short + lenience
+		limit := short + l.lenience
 		if kind.size > 1<<20 {
-			limit += lenience // it has to get there first, and to fill all buffers
+			limit += l.lenience // it has to get there first, and to fill all buffers
 		}
 		if longest > limit {
 			l.finding("%s: a sender waited %s", kind.name, longest)

@@ -77,7 +77,7 @@ func wanted(reply proxytest.Reply, code int, err error) error {
 }
 
 // watchFor is how long slow clients are watched: longer than all limits.
-const watchFor = short + lenience
+func (l *assault) watchFor() time.Duration { return short + l.lenience }
 
 // slowClients holds many of each kind at once and sees when each was cut off.
 func (l *assault) slowClients(ctx context.Context) error {
@@ -111,9 +111,9 @@ func (l *assault) slowClients(ctx context.Context) error {
 	for i, kind := range slowClients {
 		median, _, longest := quantiles(cuts[i])
 		l.row("client: "+kind.name, fmt.Sprintf("%d cut off, median %s, longest %s; %d still there after %s",
-			len(cuts[i]), median, longest, alive[i], watchFor))
+			len(cuts[i]), median, longest, alive[i], l.watchFor()))
 		if alive[i] > 0 && !kind.lives {
-			l.finding("%s: %d are still there after %s", kind.name, alive[i], watchFor)
+			l.finding("%s: %d are still there after %s", kind.name, alive[i], l.watchFor())
 		}
 	}
 	return failed
@@ -138,7 +138,7 @@ func (l *assault) hold(ctx context.Context, kind slowClient, n int) (time.Durati
 	if kind.flood {
 		return l.floodOne(conn, began)
 	}
-	if err := conn.SetDeadline(began.Add(watchFor)); err != nil {
+	if err := conn.SetDeadline(began.Add(l.watchFor())); err != nil {
 		return 0, err
 	}
 	ended := make(chan error, 1)
@@ -166,7 +166,7 @@ const floodLimit = 64 << 20
 // floodOne sends commands and never reads, until writing fails.
 func (l *assault) floodOne(conn *net.TCPConn, began time.Time) (time.Duration, error) {
 	// Buffers have to be full before anything can be noticed.
-	if err := conn.SetDeadline(began.Add(2 * watchFor)); err != nil {
+	if err := conn.SetDeadline(began.Add(2 * l.watchFor())); err != nil {
 		return 0, err
 	}
 	// The answer is long, and Postern gives it itself.

@@ -14,8 +14,8 @@ func TestHonestMailFlowsUnderHostileLoadAndTheLimitsHold(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 			defer cancel()
 			var out, errs bytes.Buffer
-			// All at once, and beside other tests, a delivery may take its time.
-			o := loadOptions{sessions: 300, slow: 8, flood: 300, starving: patience}
+			// All at once, and beside other tests, everything may take its time.
+			o := loadOptions{sessions: 200, slow: 5, flood: 300, starving: patience, lenience: 12 * time.Second}
 			ok := s.hold(ctx, program("postern"), o, &out, &errs)
 			t.Log(out.String())
 			if !ok {

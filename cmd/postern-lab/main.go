@@ -76,7 +76,7 @@ var subcommands = map[string]subcommand{
 		return func(postern string, stdout, stderr io.Writer) int { return soak(postern, o, stdout, stderr) }
 	},
 	"load": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
-		o := loadOptions{slow: 100, flood: 500, settle: 3 * time.Minute, starving: 10 * time.Second}
+		o := loadOptions{slow: 100, flood: 500, settle: 3 * time.Minute, starving: 10 * time.Second, lenience: 6 * time.Second}
 		flags.IntVar(&o.sessions, "sessions", 10000, "")
 		return func(postern string, stdout, stderr io.Writer) int { return load(postern, o, stdout, stderr) }
 	},
