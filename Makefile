@@ -4,13 +4,16 @@
 # make test    all tests; as root it installs the Debian programs that they need,
 #              otherwise it says which are missing
 # make fuzz    every fuzz target for FUZZTIME (default 10m) each
+# make soak    sends thousands of messages through Postern while everything fails;
+#              needs Postfix, and root or uidmap
+# make load    hostile load: slow peers, floods, ten thousand idle sessions
 # make build   the programs, in build/
 
 GO       ?= go
 FUZZTIME ?= 10m
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 
-.PHONY: build demo attack test fuzz clean
+.PHONY: build demo attack soak load test fuzz clean
 
 build:
 	@mkdir -p build
@@ -21,6 +24,11 @@ demo: build
 
 attack: build
 	@./build/postern-lab attack --postern ./build/postern
+soak: build
+	@./build/postern-lab soak --postern ./build/postern
+
+load: build
+	@./build/postern-lab load --postern ./build/postern
 
 test:
 	@GO="$(GO)" ./.ci/test

@@ -3,34 +3,16 @@ package main
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// transparentSocket is what a socket unit with Transparent=yes holds for the
-// daemon (systemd.socket(5)).
-func (l *lab) transparentSocket(ctx context.Context, t *testing.T, address string) *os.File {
+// held opens the daemon's socket in its place, for the whole test.
+func (l *lab) held(ctx context.Context, t *testing.T) *os.File {
 	t.Helper()
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		var option error
-		err := raw.Control(func(fd uintptr) {
-			option = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1)
-		})
-		return errors.Join(err, option)
-	}}
-	var file *os.File
-	err := l.network.Gateway.Do(func() error {
-		listener, err := config.Listen(ctx, "tcp4", address)
-		if err != nil {
-			return err
-		}
-		file, err = listener.(*net.TCPListener).File() // the same socket, and it stays open
-		return errors.Join(err, listener.Close())
-	})
+	file, err := l.transparentSocket(ctx, "127.0.0.1:2525")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +24,7 @@ func (l *lab) transparentSocket(ctx context.Context, t *testing.T, address strin
 // else's, so connections made meanwhile wait in it for the next daemon.
 func TestConnectionsMadeWhilePosternIsDeadWaitInTheInheritedSocketAndAreServed(t *testing.T) {
 	ctx, l := prepare(t)
-	socket := l.transparentSocket(ctx, t, "127.0.0.1:2525")
+	socket := l.held(ctx, t)
 	first := l.starts(ctx, t, socket)
 	before := l.visit(ctx, t)
 	if err := first.kill(); err != nil {

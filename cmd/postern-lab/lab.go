@@ -45,14 +45,20 @@ const edgeName = "edge.hospital.example"
 // newLab builds the network and starts a server for each site. It must be called
 // within netlab.Enter.
 func newLab(postern string, sites []site) (*lab, error) {
+	return newLabOver(netlab.Connect, postern, sites)
+}
+
+// newLabOver is newLab over cables that the caller lays, in the order of
+// netlab.NewRoutedWith.
+func newLabOver(lay func(a, b netlab.End) error, postern string, sites []site) (*lab, error) {
 	l := &lab{postern: postern, sites: map[string]site{}, servers: map[string]*proxytest.Server{}}
-	if err := l.build(sites); err != nil {
+	if err := l.build(lay, sites); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
 	return l, nil
 }
 
-func (l *lab) build(sites []site) error {
+func (l *lab) build(lay func(a, b netlab.End) error, sites []site) error {
 	var err error
 	if l.dir, err = os.MkdirTemp("/run", "postern-lab-"); err != nil {
 		return err
@@ -66,7 +72,7 @@ func (l *lab) build(sites []site) error {
 	if err = l.newEdgeCertificate(); err != nil {
 		return err
 	}
-	if l.network, err = netlab.NewRouted(); err != nil {
+	if l.network, err = netlab.NewRoutedWith(lay); err != nil {
 		return err
 	}
 	for _, s := range sites {
@@ -141,7 +147,8 @@ func (l *lab) serve(s site) error {
 // configPath is where the configuration is.
 func (l *lab) configPath() string { return filepath.Join(l.dir, "postern.toml") }
 
-// configure writes the configuration: what every lab has, and the rules.
+// configure writes the configuration: what every lab has, and the rules. A daemon
+// that reads it meanwhile finds the old or the new one, whole.
 func (l *lab) configure(mode, timeouts, rules string) error {
 	text := fmt.Sprintf(`mode = %q
 [intercept]
@@ -156,7 +163,15 @@ ca = %q
 [timeouts]
 %s
 %s`, mode, filepath.Join(l.dir, "edge.pem"), filepath.Join(l.dir, "edge.key"), filepath.Join(l.dir, "root.pem"), timeouts, rules)
-	return os.WriteFile(l.configPath(), []byte(text), 0o600)
+	return l.writeConfig(text)
+}
+
+func (l *lab) writeConfig(text string) error {
+	fresh := l.configPath() + ".new"
+	if err := os.WriteFile(fresh, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(fresh, l.configPath())
 }
 
 // run runs a command of postern on the gateway and returns what it said.

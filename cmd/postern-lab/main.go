@@ -28,7 +28,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
+	"postern/proxy/proxytest/mta"
 	"postern/proxy/proxytest/netlab"
 )
 
@@ -50,6 +52,15 @@ host, all of it within network namespaces. No root is needed.
           shows each with the bytes that both sides saw
           --only PATTERN  those alone whose names match (a regular expression)
           --verbose       shows more of the bytes
+  soak    sends thousands of messages of a real Postfix through it while it is
+          killed, drained, frozen and reloaded, servers hang up and packets get
+          lost, and counts what became of each; needs Postfix and its user ids
+          --messages N  how many (default 5000)
+          --for TIME    how long things go wrong (default 10m)
+          --seed N      what goes wrong, as an earlier soak printed it
+  load    holds it against slow clients and servers, floods and very many idle
+          sessions, while an honest client sends mail
+          --sessions N  how many are idle at once (default 10000)
 
   --postern PROGRAM  the postern to run; otherwise the one beside postern-lab,
                      built from source if there is none
@@ -73,6 +84,24 @@ var subcommands = map[string]subcommand{
 			return attackGallery(postern, *only, *verbose, stdout, stderr)
 		}
 	},
+	"soak": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
+		o := soakOptions{}
+		flags.IntVar(&o.messages, "messages", 5000, "")
+		flags.DurationVar(&o.lasting, "for", 10*time.Minute, "")
+		flags.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "")
+		return func(postern string, stdout, stderr io.Writer) int { return soak(postern, o, stdout, stderr) }
+	},
+	"load": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
+		o := loadOptions{slow: 100, flood: 500, settle: 3 * time.Minute, starving: 10 * time.Second, lenience: 6 * time.Second}
+		flags.IntVar(&o.sessions, "sessions", 10000, "")
+		return func(postern string, stdout, stderr io.Writer) int { return load(postern, o, stdout, stderr) }
+	},
+}
+
+// labs are made otherwise than by netlab.Enter for what needs more user ids than
+// one.
+var labs = map[string]func(netlab.Options, func() int) (int, error){
+	"soak": mta.Enter,
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -104,22 +133,27 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return exitUsage
 	}
-	return enter(*postern, inside, stdout, stderr)
+	lab := labs[args[0]]
+	if lab == nil {
+		lab = netlab.Enter
+	}
+	return enter(*postern, lab, inside, stdout, stderr)
 }
 
 // enter runs a subcommand within the lab.
-func enter(postern string, inside func(string, io.Writer, io.Writer) int, stdout, stderr io.Writer) int {
+func enter(postern string, lab func(netlab.Options, func() int) (int, error),
+	inside func(string, io.Writer, io.Writer) int, stdout, stderr io.Writer) int {
 	program, err := locate(postern, stderr)
 	if err != nil {
 		fmt.Fprintln(stderr, "postern-lab:", err)
 		return exitFinding
 	}
-	code, err := netlab.Enter(netlab.Options{}, func() int { return inside(program, stdout, stderr) })
+	code, err := lab(netlab.Options{}, func() int { return inside(program, stdout, stderr) })
 	if err == nil {
 		return code
 	}
 	fmt.Fprintln(stderr, "postern-lab:", err)
-	if errors.As(err, new(*netlab.ForbiddenError)) {
+	if errors.As(err, new(*netlab.ForbiddenError)) || errors.As(err, new(*mta.MissingError)) {
 		return exitUsage
 	}
 	return exitFinding

@@ -31,6 +31,12 @@ func (c *content) addWire(p []byte) {
 	}
 }
 
+// A taker is given the content of a message, and beside it the bytes as they came.
+type taker interface {
+	add(p []byte)
+	addWire(p []byte)
+}
+
 // place is where in a line a dotReader stands.
 type place uint8
 
@@ -49,7 +55,7 @@ const (
 type dotReader struct {
 	lax  bool
 	at   place
-	into *content
+	into taker
 }
 
 // take reads from p and returns how many bytes of it belong to the content and

@@ -40,6 +40,7 @@ type Conn struct {
 	interrupted bool
 	aborted     bool
 	failed      error // of a write: what follows would stand behind a gap
+	stuck       bool  // that was because the peer did not read
 }
 
 // Counts are the octets that passed on a leg, inside TLS where it has it.
@@ -245,6 +246,7 @@ func (c *Conn) send(p []byte) error {
 		defer c.mu.Unlock()
 		c.failed = err
 		if !c.aborted {
+			c.stuck = errors.Is(err, os.ErrDeadlineExceeded)
 			c.raw.SetReadDeadline(time.Now().Add(lastWords))
 		}
 	}
@@ -285,7 +287,22 @@ func (c *Conn) Abort() {
 }
 
 // Close closes the socket at once, below any TLS: a close_notify could block.
-func (c *Conn) Close() error { return c.raw.Close() }
+//
+// A peer that did not read for so long that a write failed is reset. Else the
+// kernel would keep what was written for it, megabytes it may be, and offer it
+// again and again, long after nobody here counts that peer any more.
+func (c *Conn) Close() error {
+	if socket, ok := c.raw.(interface{ SetLinger(int) error }); ok && c.isStuck() {
+		socket.SetLinger(0) // an error means a closed socket
+	}
+	return c.raw.Close()
+}
+
+func (c *Conn) isStuck() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stuck
+}
 
 const (
 	lingerTime   = 2 * time.Second
@@ -296,7 +313,10 @@ const (
 // writing side, drops what the peer still sends for a short while, and closes. A
 // socket closed over unread octets is reset, and takes the last reply with it.
 func (c *Conn) Linger() error {
-	defer c.raw.Close()
+	defer c.Close()
+	if c.isStuck() {
+		return nil // what was written last will not arrive
+	}
 	deadline := time.Now().Add(lingerTime)
 	if err := c.raw.SetDeadline(deadline); err != nil {
 		return err

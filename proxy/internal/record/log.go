@@ -3,7 +3,6 @@ package record
 import (
 	"fmt"
 	"os"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -55,6 +54,9 @@ func NewLog(format, output, level string) (*Log, error) {
 	default:
 		return nil, fmt.Errorf("log format %q is none of json, console, journal", format)
 	}
+	if l.file != nil {
+		l.file.lostWords = lostWords(enc)
+	}
 	l.Logger = zap.New(zapcore.NewCore(enc, sink, at))
 	return l, nil
 }
@@ -76,40 +78,6 @@ var encoding = zapcore.EncoderConfig{
 	EncodeLevel:    zapcore.LowercaseLevelEncoder,
 	EncodeDuration: zapcore.StringDurationEncoder,
 	EncodeName:     zapcore.FullNameEncoder,
-}
-
-// file is a log file that can be opened anew while it is written to. A write
-// that fails (a full disk) is lost and counted; mail goes on.
-type file struct {
-	name string
-	mu   sync.Mutex
-	f    *os.File
-}
-
-func (f *file) Reopen() error {
-	opened, err := os.OpenFile(f.name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.f != nil {
-		f.f.Close()
-	}
-	f.f = opened
-	return nil
-}
-
-func (f *file) Write(p []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.f.Write(p)
-}
-
-func (f *file) Sync() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.f.Sync()
 }
 
 // consoleEncoder shows a record as a line for people; anything else as zap does.

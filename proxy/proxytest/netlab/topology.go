@@ -30,7 +30,11 @@ var (
 //
 // Client and server have the gateway as their default route. Further mail
 // servers live on the server host: add addresses of its networks to eth0.
-func NewRouted() (*Network, error) {
+func NewRouted() (*Network, error) { return NewRoutedWith(Connect) }
+
+// NewRoutedWith is NewRouted with cables that the caller lays: first the one
+// between client and gateway, then the one between server and gateway.
+func NewRoutedWith(lay func(a, b End) error) (*Network, error) {
 	n := &Network{
 		Client4: netip.MustParseAddr("10.1.0.2"), Client6: netip.MustParseAddr("2001:db8:1::2"),
 		Gateway4: netip.MustParseAddr("10.1.0.1"), Gateway6: netip.MustParseAddr("2001:db8:1::1"),
@@ -39,9 +43,9 @@ func NewRouted() (*Network, error) {
 	wan4, wan6 := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:db8:2::1")
 	build := func() error {
 		return errors.Join(
-			Connect(End{n.Client, "eth0", subnets(n.Client4, n.Client6)},
+			lay(End{n.Client, "eth0", subnets(n.Client4, n.Client6)},
 				End{n.Gateway, "lan0", subnets(n.Gateway4, n.Gateway6)}),
-			Connect(End{n.Server, "eth0", subnets(n.Server4, n.Server6)},
+			lay(End{n.Server, "eth0", subnets(n.Server4, n.Server6)},
 				End{n.Gateway, "wan0", subnets(wan4, wan6)}),
 			n.Client.AddRoute(anywhere4, n.Gateway4), n.Client.AddRoute(anywhere6, n.Gateway6),
 			n.Server.AddRoute(anywhere4, wan4), n.Server.AddRoute(anywhere6, wan6),
