@@ -24,6 +24,7 @@ demo: build
 
 attack: build
 	@./build/postern-lab attack --postern ./build/postern
+
 soak: build
 	@./build/postern-lab soak --postern ./build/postern
 

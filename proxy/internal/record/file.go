@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// file is a log file that can be opened anew while it is written to. A write that
+// file is where a log goes, one that can be opened anew while it is written to. A write that
 // fails (a full disk) is lost and counted; mail goes on. When there is room again
 // the log says how many lines are missing, and a line that was cut short does not
 // take the next one with it.
@@ -70,16 +70,25 @@ func (f *file) Write(p []byte) (int, error) {
 	return max(0, n-len(owed)), err
 }
 
+// miss counts lines that did not come so far.
+func (f *file) miss(lines int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lost += lines
+}
+
 func (f *file) Sync() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.f.Sync()
 }
 
+const lostMessage = "lines of the log were lost here: it could not be written"
+
 // lostWords words the line that stands for lines that are missing.
 func lostWords(enc zapcore.Encoder) func(lines int) []byte {
 	return func(lines int) []byte {
-		entry := zapcore.Entry{Level: zapcore.ErrorLevel, Time: time.Now(), Message: "lines of the log were lost here: it could not be written"}
+		entry := zapcore.Entry{Level: zapcore.ErrorLevel, Time: time.Now(), Message: lostMessage}
 		buffer, err := enc.EncodeEntry(entry, []zap.Field{zap.Int("lines", lines)})
 		if err != nil {
 			return nil

@@ -3,6 +3,7 @@ package record
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/journal"
@@ -14,20 +15,28 @@ import (
 // it. Nested keys are joined: POSTERN_UPSTREAM_TLS_VERSION.
 type journalCore struct {
 	zapcore.LevelEnabler
-	with []zapcore.Field
-	send func(message string, priority journal.Priority, vars map[string]string) error
+	with  []zapcore.Field
+	send  func(message string, priority journal.Priority, vars map[string]string) error
+	queue *queue
 }
 
 func newJournal(at zapcore.Level) (zapcore.Core, error) {
 	if !journal.Enabled() {
 		return nil, errors.New("log format journal: the journal's socket is not there")
 	}
-	return &journalCore{LevelEnabler: at, send: journal.Send}, nil
+	return newJournalCore(at, journal.Send), nil
+}
+
+func newJournalCore(at zapcore.LevelEnabler, send func(string, journal.Priority, map[string]string) error) *journalCore {
+	lost := func(lines int) {
+		send(lostMessage, journal.PriErr, map[string]string{"POSTERN_LINES": strconv.Itoa(lines)})
+	}
+	return &journalCore{LevelEnabler: at, send: send, queue: &queue{tell: lost}}
 }
 
 func (j *journalCore) With(fields []zapcore.Field) zapcore.Core {
 	with := append(j.with[:len(j.with):len(j.with)], fields...)
-	return &journalCore{LevelEnabler: j.LevelEnabler, with: with, send: j.send}
+	return &journalCore{LevelEnabler: j.LevelEnabler, with: with, send: j.send, queue: j.queue}
 }
 
 func (j *journalCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -37,7 +46,7 @@ func (j *journalCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.
 	return ce
 }
 
-func (j *journalCore) Sync() error { return nil }
+func (j *journalCore) Sync() error { return j.queue.Sync() }
 
 func (j *journalCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	enc := zapcore.NewMapObjectEncoder()
@@ -50,7 +59,15 @@ func (j *journalCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if r := recordOf(fields); r != nil {
 		message = r.Summary()
 	}
-	return j.send(message, priorities[e.Level], vars)
+	size := len(message)
+	for key, value := range vars {
+		size += len(key) + len(value)
+	}
+	return j.queue.add(size, func() {
+		if j.send(message, priorities[e.Level], vars) != nil {
+			j.queue.miss()
+		}
+	})
 }
 
 var priorities = map[zapcore.Level]journal.Priority{

@@ -13,6 +13,7 @@ func TestTheRecordIsWrittenAtEveryLogLevel(t *testing.T) {
 		t.Fatal(err)
 	}
 	(&Record{Session: "X"}).Emit(l.Logger)
+	l.Sync()
 	if text, _ := os.ReadFile(name); len(text) == 0 {
 		t.Error("no record at level warn")
 	}

@@ -32,18 +32,18 @@ func NewLog(format, output, level string) (*Log, error) {
 		return &Log{Logger: zap.New(core)}, nil
 	}
 	l := new(Log)
-	var sink zapcore.WriteSyncer
+	var to *file
 	switch output {
 	case "stderr", "":
-		sink = zapcore.Lock(os.Stderr)
+		to = &file{f: os.Stderr}
 	case "stdout":
-		sink = zapcore.Lock(os.Stdout)
+		to = &file{f: os.Stdout}
 	default:
-		l.file = &file{name: output}
-		if err := l.file.Reopen(); err != nil {
+		to = &file{name: output}
+		if err := to.Reopen(); err != nil {
 			return nil, fmt.Errorf("log output: %w", err)
 		}
-		sink = l.file
+		l.file = to
 	}
 	var enc zapcore.Encoder
 	switch format {
@@ -54,10 +54,8 @@ func NewLog(format, output, level string) (*Log, error) {
 	default:
 		return nil, fmt.Errorf("log format %q is none of json, console, journal", format)
 	}
-	if l.file != nil {
-		l.file.lostWords = lostWords(enc)
-	}
-	l.Logger = zap.New(zapcore.NewCore(enc, sink, at))
+	to.lostWords = lostWords(enc)
+	l.Logger = zap.New(zapcore.NewCore(enc, newBehind(to), at))
 	return l, nil
 }
 
@@ -67,6 +65,7 @@ func (l *Log) Reopen() error {
 	if l.file == nil {
 		return nil
 	}
+	l.Sync() // what was logged before belongs to the old one; if it cannot be had, to the new
 	return l.file.Reopen()
 }
 

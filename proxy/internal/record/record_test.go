@@ -87,14 +87,15 @@ func TestTheZeroRecordIsStillARecord(t *testing.T) {
 func TestTheJournalHasEachFieldAsOneOfItsOwn(t *testing.T) {
 	var message string
 	var vars map[string]string
-	core := &journalCore{LevelEnabler: zapcore.InfoLevel, send: func(m string, p journal.Priority, v map[string]string) error {
+	core := newJournalCore(zapcore.InfoLevel, func(m string, p journal.Priority, v map[string]string) error {
 		if p != journal.PriInfo {
 			t.Errorf("priority %d", p)
 		}
 		message, vars = m, v
 		return nil
-	}}
+	})
 	full().Emit(zap.New(core))
+	core.Sync()
 	for key, want := range map[string]string{
 		"POSTERN_REASON": "cert-name-mismatch", "POSTERN_SESSION": "7KQ2M4XA", "POSTERN_UPSTREAM_TLS_VERSION": "TLS 1.2",
 		"POSTERN_CLIENT_ADDRESS": "10.1.0.2", "POSTERN_TRANSACTIONS_0_RCPT_DOMAINS": "b.example", "POSTERN_GENERATION": "3",
@@ -180,6 +181,7 @@ func TestALogFileIsOpenedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Info("three")
+	l.Sync()
 	for file, want := range map[string]int{name + ".1": 2, name: 1} {
 		text, err := os.ReadFile(file)
 		if n := strings.Count(string(text), "\n"); err != nil || n != want {
@@ -196,6 +198,7 @@ func TestTheConsoleShowsASessionInALineForPeople(t *testing.T) {
 	}
 	full().Emit(l.Logger)
 	l.Warn("other", zap.String("why", "because"))
+	l.Sync()
 	text, _ := os.ReadFile(name)
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], "session 7KQ2M4XA 10.1.0.2:40000 -> [2001:db8::25]:25 helo printer: defer (cert-name-mismatch") || strings.Contains(lines[0], "{") {
