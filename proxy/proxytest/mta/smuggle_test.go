@@ -197,7 +197,7 @@ func TestNoEnvelopeIsSmuggledPastTheRules(t *testing.T) {
 	forms := ends()
 	var table bytes.Buffer
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "server\tdirectly\t%s\t(second envelopes that arrived, of %d forms)\n", strings.Join(modes, "\t"), len(forms))
+	fmt.Fprintf(w, "server\tdirectly\t%s\t(second envelopes behind a false end, of %d forms)\n", strings.Join(modes, "\t"), len(forms))
 	smuggledAtAll := 0
 	for _, program := range mta.Programs() {
 		for _, lenient := range []bool{false, true} {
@@ -207,7 +207,7 @@ func TestNoEnvelopeIsSmuggledPastTheRules(t *testing.T) {
 			name := program.Name + map[bool]string{true: ", lenient"}[lenient]
 			t.Run(name, func(t *testing.T) {
 				counts := trySmuggling(t, program, lenient, forms)
-				smuggledAtAll += counts[0] - 1 // the real end is no forgery
+				smuggledAtAll += counts[0]
 				fmt.Fprintf(w, "%s", name)
 				for _, n := range counts {
 					fmt.Fprintf(w, "\t%d", n)
@@ -232,7 +232,7 @@ func trySmuggling(t *testing.T, program mta.Program, lenient bool, forms []strin
 	server := s.run(program, s.net.Server, o)
 	m := &smuggler{t, s, forms, patient}
 	directly := m.send(server)
-	counts := []int{len(directly.forgeries)}
+	counts := []int{m.falseEnds(directly)}
 	if _, real := formNumber(forms, theRealEnd), directly.forgeries[formNumber(forms, theRealEnd)]; real != 1 {
 		t.Fatalf("two messages were sent directly, the second arrived %d times: %q", real, directly.said[formNumber(forms, theRealEnd)])
 	}
@@ -246,13 +246,23 @@ func trySmuggling(t *testing.T, program mta.Program, lenient bool, forms []strin
 			p.reload(rules)
 		}
 		through := m.send(server)
-		counts = append(counts, len(through.forgeries))
+		counts = append(counts, m.falseEnds(through))
 		for n := range through.forgeries {
 			t.Errorf("%s: %q brings a second envelope past the rules: %q", mode, forms[n], through.said[n])
 		}
 		m.check(mode, directly, through)
 	}
 	return counts
+}
+
+// falseEnds counts the second envelopes behind what is no end of data.
+func (m *smuggler) falseEnds(r result) (count int) {
+	for n := range r.forgeries {
+		if !strings.Contains(m.ends[n], theRealEnd) {
+			count++
+		}
+	}
+	return count
 }
 
 func formNumber(forms []string, form string) int {
