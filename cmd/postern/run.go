@@ -60,10 +60,14 @@ func (d *daemon) run(ctx context.Context) error {
 	// the middle.
 	signals := service.Catch()
 	defer signals.Release()
+	defer func() {
+		if d.log != nil {
+			d.log.Sync() // the one that is in force then
+		}
+	}()
 	if err := d.start(ctx); err != nil {
 		return err
 	}
-	defer d.log.Sync()
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
 	go d.watch(watching)

@@ -3,25 +3,21 @@ package record
 import (
 	"io"
 	"os"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// file is where a log goes, one that can be opened anew while it is written to. A write that
-// fails (a full disk) is lost and counted; mail goes on. When there is room again
-// the log says how many lines are missing, and a line that was cut short does not
-// take the next one with it.
+// file is where a log goes, one that can be opened anew. A write that fails (a
+// full disk) is lost and counted; mail goes on. When there is room again the log
+// says how many lines are missing, and a line that was cut short does not take the
+// next one with it. It is for one goroutine.
 type file struct {
-	name      string
+	f         openFile
 	lostWords func(lines int) []byte
-
-	mu   sync.Mutex
-	f    openFile
-	lost int  // lines, since the log could last be written
-	torn bool // what was written last is no whole line
+	lost      int  // lines, since the log could last be written
+	torn      bool // what was written last is no whole line
 }
 
 type openFile interface {
@@ -29,27 +25,21 @@ type openFile interface {
 	Sync() error
 }
 
-func (f *file) Reopen() error {
-	opened, err := os.OpenFile(f.name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.f != nil {
-		f.f.Close()
-	}
+func open(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+}
+
+// change puts another file in place of the one there is.
+func (f *file) change(opened *os.File) {
+	f.f.Close()
 	f.f = opened
 	if is, err := opened.Stat(); err == nil && is.Size() == 0 {
-		f.torn = false // another file
+		f.torn = false // what was torn is in the other one
 	}
-	return nil
 }
 
 // Write writes a line, and before it what is owed from writes that failed.
 func (f *file) Write(p []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	var owed []byte
 	if f.torn {
 		owed = append(owed, '\n')
@@ -65,22 +55,17 @@ func (f *file) Write(p []byte) (int, error) {
 	if n >= len(owed) {
 		f.lost = 0 // that much was said
 	}
-	f.lost++
+	if len(p) > 0 {
+		f.lost++
+	}
 	f.torn = n > 0 && n != len(owed) || n == 0 && f.torn
 	return max(0, n-len(owed)), err
 }
 
-// miss counts lines that did not come so far.
+// miss says that lines did not come so far.
 func (f *file) miss(lines int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.lost += lines
-}
-
-func (f *file) Sync() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.f.Sync()
+	f.Write(nil) // or with the next line
 }
 
 const lostMessage = "lines of the log were lost here: it could not be written"
@@ -96,4 +81,26 @@ func lostWords(enc zapcore.Encoder) func(lines int) []byte {
 		defer buffer.Free()
 		return append([]byte(nil), buffer.Bytes()...)
 	}
+}
+
+// A sink is a file with a queue before it: a zapcore.WriteSyncer whose Write
+// never waits and never fails, for zap would tell of that on standard error, which
+// may be what is stuck.
+type sink struct {
+	queue queue
+	file  *file
+}
+
+func newSink(f *file) *sink { return &sink{queue{lost: f.miss}, f} }
+
+func (s *sink) Write(line []byte) (int, error) {
+	kept := append([]byte(nil), line...)
+	s.queue.add(len(kept), func() { s.file.Write(kept) }) // which counts what it loses
+	return len(line), nil
+}
+
+// Sync waits a while until all that was written before has arrived.
+func (s *sink) Sync() error {
+	s.queue.add(0, func() { s.file.f.Sync() }) // pipes and terminals have none
+	return s.queue.wait()
 }

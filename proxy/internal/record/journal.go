@@ -16,7 +16,7 @@ import (
 type journalCore struct {
 	zapcore.LevelEnabler
 	with  []zapcore.Field
-	send  func(message string, priority journal.Priority, vars map[string]string) error
+	sink  *journalSink
 	queue *queue
 }
 
@@ -27,16 +27,37 @@ func newJournal(at zapcore.Level) (zapcore.Core, error) {
 	return newJournalCore(at, journal.Send), nil
 }
 
-func newJournalCore(at zapcore.LevelEnabler, send func(string, journal.Priority, map[string]string) error) *journalCore {
-	lost := func(lines int) {
-		send(lostMessage, journal.PriErr, map[string]string{"POSTERN_LINES": strconv.Itoa(lines)})
+func newJournalCore(at zapcore.LevelEnabler, send sender) *journalCore {
+	to := &journalSink{send: send}
+	return &journalCore{LevelEnabler: at, sink: to, queue: &queue{lost: to.miss}}
+}
+
+// A journalSink is the journal as a file is: what it does not take is counted.
+type journalSink struct {
+	send sender
+	lost int
+}
+
+type sender func(message string, priority journal.Priority, vars map[string]string) error
+
+func (s *journalSink) write(message string, priority journal.Priority, vars map[string]string) {
+	s.miss(0)
+	if s.send(message, priority, vars) != nil {
+		s.lost++
 	}
-	return &journalCore{LevelEnabler: at, send: send, queue: &queue{tell: lost}}
+}
+
+// miss says that entries did not come so far.
+func (s *journalSink) miss(entries int) {
+	s.lost += entries
+	if s.lost > 0 && s.send(lostMessage, journal.PriErr, map[string]string{"POSTERN_LINES": strconv.Itoa(s.lost)}) == nil {
+		s.lost = 0
+	}
 }
 
 func (j *journalCore) With(fields []zapcore.Field) zapcore.Core {
 	with := append(j.with[:len(j.with):len(j.with)], fields...)
-	return &journalCore{LevelEnabler: j.LevelEnabler, with: with, send: j.send, queue: j.queue}
+	return &journalCore{LevelEnabler: j.LevelEnabler, with: with, sink: j.sink, queue: j.queue}
 }
 
 func (j *journalCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -46,7 +67,7 @@ func (j *journalCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.
 	return ce
 }
 
-func (j *journalCore) Sync() error { return j.queue.Sync() }
+func (j *journalCore) Sync() error { return j.queue.wait() }
 
 func (j *journalCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	enc := zapcore.NewMapObjectEncoder()
@@ -63,11 +84,8 @@ func (j *journalCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for key, value := range vars {
 		size += len(key) + len(value)
 	}
-	return j.queue.add(size, func() {
-		if j.send(message, priorities[e.Level], vars) != nil {
-			j.queue.miss()
-		}
-	})
+	j.queue.add(size, func() { j.sink.write(message, priorities[e.Level], vars) })
+	return nil
 }
 
 var priorities = map[zapcore.Level]journal.Priority{

@@ -2,6 +2,7 @@ package record
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 // A Log is where records and events go: a zap logger and the file under it.
 type Log struct {
 	*zap.Logger
-	file *file // nil when the output is no file
+	name string // of its file; "" when the output is none
+	sink *sink  // nil for the journal
 }
 
 // NewLog opens a log. format is "json", "console" or "journal"; output is
@@ -29,7 +31,7 @@ func NewLog(format, output, level string) (*Log, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &Log{Logger: zap.New(core)}, nil
+		return &Log{Logger: zap.New(core, zap.ErrorOutput(nowhere))}, nil
 	}
 	l := new(Log)
 	var to *file
@@ -39,11 +41,11 @@ func NewLog(format, output, level string) (*Log, error) {
 	case "stdout":
 		to = &file{f: os.Stdout}
 	default:
-		to = &file{name: output}
-		if err := to.Reopen(); err != nil {
+		opened, err := open(output)
+		if err != nil {
 			return nil, fmt.Errorf("log output: %w", err)
 		}
-		l.file = to
+		to, l.name = &file{f: opened}, output
 	}
 	var enc zapcore.Encoder
 	switch format {
@@ -55,18 +57,27 @@ func NewLog(format, output, level string) (*Log, error) {
 		return nil, fmt.Errorf("log format %q is none of json, console, journal", format)
 	}
 	to.lostWords = lostWords(enc)
-	l.Logger = zap.New(zapcore.NewCore(enc, newBehind(to), at))
+	l.sink = newSink(to)
+	l.Logger = zap.New(zapcore.NewCore(enc, l.sink, at), zap.ErrorOutput(nowhere))
 	return l, nil
 }
 
+// nowhere is where zap tells of its own faults; standard error, where it would
+// otherwise, may be a pipe that nobody reads.
+var nowhere = zapcore.AddSync(io.Discard)
+
 // Reopen opens the log's file anew, so that one that was rotated away is let go.
-// The old one stays when that fails.
+// What was logged before goes to the old one, which stays when that fails.
 func (l *Log) Reopen() error {
-	if l.file == nil {
+	if l.name == "" {
 		return nil
 	}
-	l.Sync() // what was logged before belongs to the old one; if it cannot be had, to the new
-	return l.file.Reopen()
+	opened, err := open(l.name)
+	if err != nil {
+		return err
+	}
+	l.sink.queue.add(0, func() { l.sink.file.change(opened) })
+	return nil
 }
 
 var encoding = zapcore.EncoderConfig{

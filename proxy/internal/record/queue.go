@@ -15,45 +15,51 @@ const (
 )
 
 // errBehind: the log is not taken by whoever is to take it.
-var errBehind = errors.New("the log cannot be written, and too much of it waits already")
+var errBehind = errors.New("the log cannot be written, and too much of it waits")
 
 // A queue stands between those who log and what is logged to. A pipe that nobody
 // reads, or a disk that hangs, would otherwise stop every session that has its
 // record to write, and with them the mail. Beyond its limit entries are lost and
 // counted; mail goes on.
 //
-// It keeps the order. The goroutine that writes lives while there is something to
-// write. The zero queue needs tell set.
+// It keeps the order. All that is done to the log is done by the one goroutine
+// that works it off, which lives while there is something to do.
 type queue struct {
-	tell func(lost int) // says how many entries are missing before the next
+	lost func(entries int) // says in the log how many entries are missing at this place
 
 	mu      sync.Mutex
 	waiting []entry
-	size    int // octets of what waits or is being written
-	lost    int
-	idle    chan struct{} // closed when all is written; nil: it is
+	size    int           // octets of what waits or is being written
+	idle    chan struct{} // closed when all is done; nil: it is
 }
 
+// An entry is one thing to do: to write so many octets, or to say that entries
+// were lost here.
 type entry struct {
-	size  int
-	write func()
+	size int
+	do   func()
+	lost int
 }
 
-// add has write called in its turn, for an entry of so many octets.
-func (q *queue) add(size int, write func()) error {
+// add has do called in its turn, for an entry of so many octets, unless too much
+// waits already.
+func (q *queue) add(size int, do func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.size > 0 && q.size+size > queueLimit {
-		q.lost++
-		return errBehind
+		if last := len(q.waiting) - 1; last >= 0 && q.waiting[last].lost > 0 {
+			q.waiting[last].lost++
+			return
+		}
+		q.waiting = append(q.waiting, entry{lost: 1})
+	} else {
+		q.size += size
+		q.waiting = append(q.waiting, entry{size: size, do: do})
 	}
-	q.size += size
-	q.waiting = append(q.waiting, entry{size, write})
 	if q.idle == nil {
 		q.idle = make(chan struct{})
 		go q.work()
 	}
-	return nil
 }
 
 func (q *queue) work() {
@@ -65,28 +71,22 @@ func (q *queue) work() {
 			q.mu.Unlock()
 			return
 		}
-		next, lost := q.waiting[0], q.lost
-		q.waiting, q.lost = q.waiting[1:], 0
+		next := q.waiting[0]
+		q.waiting = q.waiting[1:]
 		q.mu.Unlock()
-		if lost > 0 {
-			q.tell(lost)
+		if next.lost > 0 {
+			q.lost(next.lost)
+		} else {
+			next.do()
 		}
-		next.write()
 		q.mu.Lock()
 		q.size -= next.size
 		q.mu.Unlock()
 	}
 }
 
-// miss counts an entry that was written in vain.
-func (q *queue) miss() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.lost++
-}
-
-// Sync waits a while until all is written.
-func (q *queue) Sync() error {
+// wait waits, but not for ever, until all is done that was added before.
+func (q *queue) wait() error {
 	q.mu.Lock()
 	idle := q.idle
 	q.mu.Unlock()
@@ -102,23 +102,3 @@ func (q *queue) Sync() error {
 		return errBehind
 	}
 }
-
-// A behind is a file with a queue before it: a zapcore.WriteSyncer.
-type behind struct {
-	queue
-	file *file
-}
-
-func newBehind(f *file) *behind {
-	return &behind{queue: queue{tell: f.miss}, file: f}
-}
-
-func (b *behind) Write(line []byte) (int, error) {
-	kept := append([]byte(nil), line...)
-	if err := b.add(len(kept), func() { b.file.Write(kept) }); err != nil { // which counts what it loses
-		return 0, err
-	}
-	return len(line), nil
-}
-
-func (b *behind) Sync() error { return errors.Join(b.queue.Sync(), b.file.Sync()) }

@@ -3,95 +3,154 @@ package record
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// A pipe that nobody reads, as standard error can be: whoever logs goes on, what
-// is kept is bounded, and when it is read again the log says what is missing.
+// instead has standard error be w for a while.
+func instead(w *os.File, do func()) {
+	was := os.Stderr
+	os.Stderr = w
+	defer func() { os.Stderr = was }()
+	do()
+}
+
+// Standard error is a pipe that nobody reads: whoever logs goes on, what is kept
+// is bounded, an orderly end does not wait for ever, and when the pipe is read
+// again the log says where how much is missing.
 func TestALogThatNobodyReadsStopsNobody(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	enc := zapcore.NewJSONEncoder(encoding)
-	sink := newBehind(&file{f: w, lostWords: lostWords(enc)})
-	log := zap.New(zapcore.NewCore(enc, sink, zapcore.InfoLevel))
-	const lines, size = 30, queueLimit / 20
-	logged := make(chan int)
-	go func() {
-		kept := 0
-		for n := range lines {
-			if err := log.Core().Write(zapcore.Entry{Message: "m"}, []zap.Field{zap.Int("n", n), zap.String("s", strings.Repeat("x", size))}); err == nil {
-				kept++
-			} else if !errors.Is(err, errBehind) {
-				t.Error(err)
-			}
+	instead(w, func() {
+		l, err := NewLog("json", "stderr", "info")
+		if err != nil {
+			t.Fatal(err)
 		}
-		logged <- kept
-	}()
-	var kept int
-	select {
-	case kept = <-logged:
-	case <-time.After(20 * time.Second):
-		t.Fatal("who logs waits for a pipe that nobody reads")
-	}
-	if kept < 15 || kept > 20 {
-		t.Errorf("%d of %d entries of a twentieth of the limit were kept", kept, lines)
-	}
-	log.Info("last") // small, and there is room for it
-	text := make(chan string)
-	go func() {
-		all, _ := io.ReadAll(r)
-		text <- string(all)
-	}()
-	if err := sink.queue.Sync(); err != nil {
-		t.Error(err)
-	}
-	log.Info("after")
-	sink.queue.Sync()
-	w.Close()
-	next, missing := 0, 0
-	for line := range strings.Lines(<-text) {
+		const lines, size = 40, queueLimit / 20
+		text := strings.Repeat("x", size)
+		within(t, "logging", func() {
+			for n := range lines {
+				l.Info("m", zap.Int("n", n), zap.String("s", text))
+			}
+		})
+		within(t, "an orderly end", func() { l.Sync() })
+		within(t, "a reload", func() { l.Reopen() })
+		all := make(chan string)
+		go func() {
+			read, _ := io.ReadAll(r)
+			all <- string(read)
+		}()
+		within(t, "the rest", func() { l.sink.queue.wait() })
+		l.Info("m", zap.Int("n", lines))
+		l.Sync()
+		w.Close()
+		kept, missing := told(t, <-all)
+		last := kept[len(kept)-1]
+		if len(kept) < 16 || len(kept) > 21 || last != lines || len(kept)+missing != lines+1 || !slices.IsSorted(kept) {
+			t.Errorf("of %d entries of a twentieth of the limit came %v, and %d are told missing", lines+1, kept, missing)
+		}
+	})
+}
+
+// told reads a log: the numbers of the entries, and how many are said to be
+// missing, which must be just where they are.
+func told(t *testing.T, log string) (kept []int, missing int) {
+	t.Helper()
+	next := 0
+	for line := range strings.Lines(log) {
 		var one struct {
-			Msg   string
-			N     int
-			Lines int
+			Msg      string
+			N, Lines int
 		}
 		if err := json.Unmarshal([]byte(line), &one); err != nil {
 			t.Fatalf("%v: %.100s", err, line)
 		}
-		switch one.Msg {
-		case "m":
-			if one.N != next {
-				t.Errorf("entry %d, want %d", one.N, next)
-			}
-			next++
-		case lostMessage:
+		if one.Msg == lostMessage {
 			missing += one.Lines
+			next += one.Lines
+			continue
 		}
+		if one.N != next {
+			t.Errorf("entry %d comes where %d was to", one.N, next)
+		}
+		kept, next = append(kept, one.N), one.N+1
 	}
-	if next != kept || missing != lines-kept {
-		t.Errorf("%d entries were read and %d told missing; %d were kept of %d", next, missing, kept, lines)
+	return kept, missing
+}
+
+func within(t *testing.T, what string, do func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { defer close(done); do() }()
+	select {
+	case <-done:
+	case <-time.After(3 * syncLimit):
+		t.Fatalf("%s waits for a pipe that nobody reads", what)
 	}
 }
 
-func TestSyncDoesNotWaitForEverForALogThatNobodyReads(t *testing.T) {
-	q := &queue{}
-	stuck := make(chan struct{})
-	q.add(1, func() { <-stuck })
-	began := time.Now()
-	if err := q.Sync(); !errors.Is(err, errBehind) || time.Since(began) > 2*syncLimit {
-		t.Errorf("after %s: %v", time.Since(began), err)
+// What has been written makes room: the limit is of what waits, not of all there
+// ever was.
+func TestWhatIsWrittenWaitsNoMore(t *testing.T) {
+	q := &queue{lost: func(n int) { t.Errorf("%d entries lost", n) }}
+	for range 100 {
+		q.add(queueLimit/2, func() {})
+		if err := q.wait(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	close(stuck)
-	if err := q.Sync(); err != nil {
-		t.Error(err)
+}
+
+func TestEntriesAreMissedWhereTheyWere(t *testing.T) {
+	var done []string
+	q := &queue{lost: func(n int) { done = append(done, fmt.Sprintf("%d lost", n)) }}
+	held, hold := make(chan struct{}), make(chan struct{})
+	q.add(queueLimit/2, func() { close(held); <-hold })
+	<-held
+	write := func(name string, size int) { q.add(size, func() { done = append(done, name) }) }
+	write("second", queueLimit/2)
+	write("third", 1)
+	write("fourth", 1)
+	close(hold)
+	if err := q.wait(); err != nil {
+		t.Fatal(err)
+	}
+	write("fifth", 1)
+	q.wait()
+	if want := []string{"second", "2 lost", "fifth"}; !slices.Equal(done, want) {
+		t.Errorf("%q, want %q", done, want)
+	}
+}
+
+func TestTheJournalIsToldOfWhatItDidNotTake(t *testing.T) {
+	down := true
+	var got []string
+	core := newJournalCore(zapcore.InfoLevel, func(m string, _ journal.Priority, vars map[string]string) error {
+		if down {
+			return errors.New("no journal")
+		}
+		got = append(got, m+vars["POSTERN_LINES"])
+		return nil
+	})
+	log := zap.New(core)
+	log.Info("one")
+	log.Info("two")
+	core.Sync()
+	down = false
+	log.Info("three")
+	core.Sync()
+	if want := []string{lostMessage + "2", "three"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
