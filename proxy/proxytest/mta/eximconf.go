@@ -34,7 +34,7 @@ func eximFile(o Options) string {
 		"smtputf8_advertise_hosts":         "*",
 	}
 	if len(o.Listen) == 0 {
-		settings["local_interfaces"] = "<; 127.0.0.1 ; ::1"
+		settings["local_interfaces"] = ownLoopback(o.Name).String()
 	}
 	if o.Certificate != "" {
 		settings["tls_advertise_hosts"] = "*"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"maps"
 	"net/netip"
@@ -53,6 +54,16 @@ func routesInOrder(routes map[string]netip.AddrPort) []string {
 // lines ends them as programs on a Unix host do.
 func lines(content []byte) io.Reader {
 	return bytes.NewReader(bytes.ReplaceAll(content, []byte("\r\n"), []byte("\n")))
+}
+
+// ownLoopback is where a server listens that has nothing to receive but must
+// listen somewhere: an address that others on its host, with other names, do not
+// take.
+func ownLoopback(name string) netip.Addr {
+	hash := fnv.New32a()
+	hash.Write([]byte(name))
+	sum := hash.Sum(nil)
+	return netip.AddrFrom4([4]byte{127, sum[0], sum[1], max(2, sum[2])})
 }
 
 func joined(addresses []netip.Addr, separator string) string {

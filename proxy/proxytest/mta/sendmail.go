@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"postern/proxy/proxytest/netlab"
@@ -27,6 +28,8 @@ const (
 	sendmailSpool   = "/var/spool/mqueue"
 )
 
+var sendmailStarted = regexp.MustCompile(`: starting daemon `)
+
 // StartSendmail is Start of sendmail (see [Program]).
 func StartSendmail(host *netlab.Host, o Options) (*Sendmail, error) {
 	people := []person{{"smmta", 64002}, {"smmsp", 64003}, {"mailnull", 64004}}
@@ -45,7 +48,13 @@ func StartSendmail(host *netlab.Host, o Options) (*Sendmail, error) {
 	if err := m.launch(o); err != nil {
 		return nil, errors.Join(fmt.Errorf("mta: %s: %w", o.Name, err), m.clear(), os.RemoveAll(room.dir))
 	}
-	err = m.started(o.Name, func(ctx context.Context) error { return m.waitListening(ctx, o.Listen) })
+	err = m.started(o.Name, func(ctx context.Context) error {
+		// It says so before it listens.
+		if _, err := m.WaitLog(ctx, sendmailStarted); err != nil {
+			return err
+		}
+		return m.waitListening(ctx, o.Listen)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,9 @@ func sendmailFile(o Options) string {
 		definitions["confCACERT"] = certificateFile
 		definitions["confCACERT_PATH"] = "/etc/mail"
 	}
+	if o.Together {
+		definitions["confQUEUE_SORT_ORDER"] = "Host"
+	}
 	maps.Copy(definitions, o.Parameters)
 	var b strings.Builder
 	b.WriteString("divert(0)dnl\nOSTYPE(`linux')dnl\nundefine(`ALIAS_FILE')dnl\n")
@@ -58,6 +61,9 @@ func sendmailFile(o Options) string {
 	}
 	b.WriteString("FEATURE(`no_default_msa')dnl\nFEATURE(`nocanonify')dnl\n" +
 		"FEATURE(`accept_unresolvable_domains')dnl\nFEATURE(`accept_unqualified_senders')dnl\n")
+	if len(o.Listen) == 0 {
+		o.Listen = []netip.Addr{ownLoopback(o.Name)}
+	}
 	b.WriteString(sendmailDaemons(o.Listen))
 	fmt.Fprintf(&b, "RELAY_DOMAIN(`%s')dnl\nMAILER(`smtp')dnl\n", strings.Join(o.Domains, " "))
 	b.WriteString(sendmailMailers(o))
@@ -66,9 +72,6 @@ func sendmailFile(o Options) string {
 }
 
 func sendmailDaemons(listen []netip.Addr) string {
-	if len(listen) == 0 {
-		listen = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
-	}
 	var b strings.Builder
 	for i, address := range listen {
 		family := "inet"
@@ -81,7 +84,7 @@ func sendmailDaemons(listen []netip.Addr) string {
 }
 
 // sendmailMailers are the ways that mail can go: to the mailbox, and one for
-// each route, for the port stands in the mailer. Flags: X doubles dots, a is
+// each port, which stands in the mailer; more than 25 there cannot be. Flags: X doubles dots, a is
 // ESMTP, 8 leaves 8 bit as it is, e waits for a queue run, n writes no "From ".
 // Users stand there by number: some mailers with names are dropped without a word.
 // A line may be longer than any that RFC 5321 §4.5.3.1.6 allows: sendmail's own
@@ -95,9 +98,12 @@ func sendmailMailers(o Options) string {
 	if o.Together {
 		wait = "e"
 	}
-	for i, domain := range routesInOrder(o.Routes) {
-		fmt.Fprintf(&b, "Mroute%d, P=[IPC], F=mDFMuXa8%s,%sE=\\r\\n, L=2040, T=DNS/RFC822/SMTP, A=TCP $h %d\n",
-			i, wait, common, o.Routes[domain].Port())
+	ports := map[uint16]bool{}
+	for _, to := range o.Routes {
+		ports[to.Port()] = true
+	}
+	for _, port := range slices.Sorted(maps.Keys(ports)) {
+		fmt.Fprintf(&b, "Mport%[1]d, P=[IPC], F=mDFMuXa8%[2]s,%[3]sE=\\r\\n, L=2040, T=DNS/RFC822/SMTP, A=TCP $h %[1]d\n", port, wait, common)
 	}
 	return b.String()
 }
@@ -116,15 +122,15 @@ func sendmailRules(o Options) string {
 		rule(domain, "keep", domain)
 	}
 	last := "R$+ < @ $+ > $*\t$#keep $@ nowhere $: $1 < @ $2 >\n"
-	for i, domain := range routesInOrder(o.Routes) {
-		host := "[" + o.Routes[domain].Addr().String() + "]"
-		if o.Routes[domain].Addr().Is6() {
-			host = "[IPv6:" + o.Routes[domain].Addr().String() + "]"
+	for domain, to := range o.Routes {
+		host := "[" + to.Addr().String() + "]"
+		if to.Addr().Is6() {
+			host = "[IPv6:" + to.Addr().String() + "]"
 		}
 		if domain == "*" {
-			last = fmt.Sprintf("R$+ < @ $+ > $*\t$#route%d $@ %s $: $1 < @ $2 >\n", i, host)
+			last = fmt.Sprintf("R$+ < @ $+ > $*\t$#port%d $@ %s $: $1 < @ $2 >\n", to.Port(), host)
 		} else {
-			rule(domain, fmt.Sprintf("route%d", i), host)
+			rule(domain, fmt.Sprintf("port%d", to.Port()), host)
 		}
 	}
 	b.WriteString(last)
