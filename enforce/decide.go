@@ -162,10 +162,22 @@ func (j *judgement) floor() {
 
 func (j *judgement) tooLow(reason Reason, l Leg, floor uint16) {
 	if l.Version == 0 {
-		j.fail(reason, "%s and later was refused (alert protocol_version)", tls.VersionName(floor))
+		j.fail(reason, "%s and later was refused (alert protocol_version)", versionName(floor))
 		return
 	}
-	j.fail(reason, "%s is below %s", tls.VersionName(l.Version), tls.VersionName(floor))
+	j.fail(reason, "%s is below %s", versionName(l.Version), versionName(floor))
+}
+
+// versionName is tls.VersionName with the names that the record has for what came
+// before TLS.
+func versionName(v uint16) string {
+	switch v {
+	case 0x0002:
+		return "SSL 2.0"
+	case 0x0300:
+		return "SSL 3.0"
+	}
+	return tls.VersionName(v)
 }
 
 // requireTLS judges MAIL … REQUIRETLS (RFC 8689 §4.2.1): the next hop offers it
@@ -257,11 +269,11 @@ func (j *judgement) client() {
 // for the fault elsewhere: it does have TLS.
 func (j *judgement) held() bool {
 	hold := j.q.Facts.Held
-	if hold == nil || j.q.Facts.Client.State != StateNone {
+	if hold == nil || j.q.Facts.Client.State != StateNone || hold.Offered >= j.q.Floor { // the floor may be lower now
 		return false
 	}
 	j.fail(ClientTLSTooLow, "your last TLS handshake with this server offered %s, which is below %s",
-		tls.VersionName(hold.Offered), tls.VersionName(j.q.Floor))
+		versionName(hold.Offered), versionName(j.q.Floor))
 	return true
 }
 

@@ -142,5 +142,7 @@ type holds struct {
 
 func (h holds) Begin(c enforce.Connection, offered uint16) { h.of.Begin(c, offered, time.Now()) }
 func (h holds) Find(c enforce.Connection) *enforce.Hold    { return h.of.Find(c, h.last, time.Now()) }
-func (h holds) Refused(c enforce.Connection)               { h.of.Refused(c, h.last, time.Now()) }
-func (h holds) Clear(c enforce.Connection)                 { h.of.Clear(c) }
+func (h holds) Refused(c enforce.Connection, renew bool) {
+	h.of.Refused(c, h.last, renew, time.Now())
+}
+func (h holds) Clear(c enforce.Connection) { h.of.Clear(c) }

@@ -77,13 +77,16 @@ func (h *Holds) Find(c enforce.Connection, lasts time.Duration, now time.Time) *
 	return &hold
 }
 
-// Refused renews the hold of a client that was refused because of it.
-func (h *Holds) Refused(c enforce.Connection, lasts time.Duration, now time.Time) {
+// Refused counts that a client was refused because of its hold and, if asked to,
+// renews it.
+func (h *Holds) Refused(c enforce.Connection, lasts time.Duration, renew bool, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if e := h.find(c, lasts, now); e != nil {
 		e.Refused++
-		h.touch(e, now)
+		if renew {
+			h.touch(e, now)
+		}
 	}
 }
 

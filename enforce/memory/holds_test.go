@@ -50,7 +50,7 @@ func TestAHoldLastsFromItsLastRefusalAndEndsWithASuccess(t *testing.T) {
 		t.Error("held before anything was seen")
 	}
 	h.Begin(c, tls.VersionTLS10, noon)
-	h.Refused(c, day, noon.Add(23*time.Hour))
+	h.Refused(c, day, true, noon.Add(23*time.Hour))
 	got := h.Find(c, day, noon.Add(46*time.Hour))
 	if got == nil || *got != (enforce.Hold{Offered: tls.VersionTLS10, Since: noon, Until: noon.Add(47 * time.Hour), Refused: 1}) {
 		t.Fatalf("%+v", got)
@@ -62,7 +62,12 @@ func TestAHoldLastsFromItsLastRefusalAndEndsWithASuccess(t *testing.T) {
 	if got := h.Find(c, day, noon.Add(70*time.Hour)); got != nil || h.Len() != 0 {
 		t.Errorf("%+v, of %d", got, h.Len())
 	}
-	h.Refused(c, day, noon) // of one that is not held, nothing is kept
+	h.Begin(c, tls.VersionTLS10, noon)
+	h.Refused(c, day, false, noon.Add(23*time.Hour))
+	if got := h.Find(c, day, noon.Add(24*time.Hour-1)); got == nil || got.Refused != 1 || h.Find(c, day, noon.Add(24*time.Hour)) != nil {
+		t.Errorf("a refusal that was not to renew it: %+v", got)
+	}
+	h.Refused(c, day, true, noon) // of one that is not held, nothing is kept
 	if h.Len() != 0 {
 		t.Error("a refusal began a hold")
 	}
@@ -94,7 +99,7 @@ func TestWhoHasManyAddressesPushesOutTheirOwn(t *testing.T) {
 	}
 	for i := range 2 * MostHolds { // and networks without end
 		h.Begin(from(fmt.Sprintf("%x:%x::1", 0x2400+i>>16, i&0xffff), "2001:db8::1"), tls.VersionTLS10, noon)
-		h.Refused(victim, day, noon) // who is still refused stays
+		h.Refused(victim, day, true, noon) // who is still refused stays
 	}
 	if n := h.Len(); n != MostHolds || len(h.shares) > 2*MostHolds {
 		t.Errorf("%d holds, %d shares", n, len(h.shares))
@@ -124,7 +129,7 @@ func TestHoldsAreWhatAPlainMapWouldKeep(t *testing.T) {
 				h.Begin(c, tls.VersionTLS11, now)
 				plain[c] = now
 			case 1:
-				h.Refused(c, day, now)
+				h.Refused(c, day, true, now)
 				if held {
 					plain[c] = now
 				}

@@ -32,7 +32,8 @@ type Conn struct {
 	write   time.Duration // how long one write may take
 	counts  *Counts
 
-	contentLeft time.Duration // to be waited for the next contentStep octets; 0: no content is passing
+	content     bool          // message content is passing
+	contentLeft time.Duration // to be waited for its next contentStep octets
 	contentFrom int64         // counts.Read when that began
 
 	mu          sync.Mutex
@@ -167,8 +168,8 @@ const contentStep = 4 << 10
 // there; Advance consumes it. The timeout begins anew with every 4 KiB.
 func (c *Conn) PeekContent(timeout time.Duration) ([]byte, error) {
 	if c.read.Buffered() == 0 {
-		if c.contentLeft <= 0 || c.counts.Read-c.contentFrom >= contentStep {
-			c.contentLeft, c.contentFrom = timeout, c.counts.Read
+		if !c.content || c.counts.Read-c.contentFrom >= contentStep {
+			c.content, c.contentLeft, c.contentFrom = true, timeout, c.counts.Read
 		}
 		began := time.Now()
 		c.SetReplyDeadline(began.Add(c.contentLeft))
@@ -185,7 +186,7 @@ func (c *Conn) Advance(n int) { c.read.Advance(n) }
 
 // EndContent gives back the buffer that content needed.
 func (c *Conn) EndContent() {
-	c.contentLeft = 0
+	c.content = false
 	c.read.Shrink()
 }
 

@@ -99,6 +99,24 @@ func TestContentThatTricklesEndsInTime(t *testing.T) {
 	}
 }
 
+// Each message has its own time, whatever the one before it took.
+func TestTheTimeForContentBeginsWithTheContent(t *testing.T) {
+	const limit = 400 * time.Millisecond
+	c, far := pair(t)
+	for range 3 {
+		go func() {
+			time.Sleep(limit * 2 / 3) // the peer that is tested against
+			far.Write([]byte("x"))
+		}()
+		p, err := c.PeekContent(limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Advance(len(p))
+		c.EndContent()
+	}
+}
+
 func TestAnAbortEndsEveryRead(t *testing.T) {
 	c, _ := pair(t)
 	c.Abort()

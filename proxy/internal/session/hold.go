@@ -19,10 +19,10 @@ func (s *Session) remembers() bool {
 func (s *Session) learn() {
 	client := s.facts.Client
 	switch {
-	case !s.remembers():
+	case s.snap.Holds == nil:
 	case client.State == enforce.StateOK:
-		s.snap.Holds.Clear(s.conn)
-	case client.Failure == enforce.ClientTLSTooLow:
+		s.snap.Holds.Clear(s.conn) // whoever asks for it, now or after the next reload
+	case client.Failure == enforce.ClientTLSTooLow && s.remembers():
 		s.snap.Holds.Begin(s.conn, slices.Max(s.rec.ClientTLS.OfferedVersions))
 		s.rec.ClientTLS.Hold = s.snap.Holds.Find(s.conn)
 	}
@@ -32,15 +32,18 @@ func (s *Session) learn() {
 func (s *Session) recall() {
 	s.facts.Held = nil
 	if s.facts.Client.State == enforce.StateNone && s.remembers() {
-		s.facts.Held = s.snap.Holds.Find(s.conn)
+		if held := s.snap.Holds.Find(s.conn); held != nil && held.Offered < s.snap.Policy.Floor() {
+			s.facts.Held = held
+		}
 	}
 }
 
-// relearn renews the hold that a verdict rests on.
+// relearn counts a refusal that rests on a hold, and renews the hold. A client
+// that is not offered STARTTLS now could not end it: for that one it runs out.
 func (s *Session) relearn(v enforce.Verdict) {
 	if s.facts.Held == nil || !v.Refused() || v.Reason != enforce.ClientTLSTooLow {
 		return
 	}
-	s.snap.Holds.Refused(s.conn)
+	s.snap.Holds.Refused(s.conn, s.offersStartTLS())
 	s.rec.ClientTLS.Hold = s.snap.Holds.Find(s.conn)
 }

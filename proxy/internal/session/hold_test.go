@@ -17,7 +17,9 @@ func (h *held) Begin(c enforce.Connection, offered uint16) { h.Holds.Begin(c, of
 func (h *held) Find(c enforce.Connection) *enforce.Hold {
 	return h.Holds.Find(c, time.Hour, time.Now())
 }
-func (h *held) Refused(c enforce.Connection) { h.Holds.Refused(c, time.Hour, time.Now()) }
+func (h *held) Refused(c enforce.Connection, renew bool) {
+	h.Holds.Refused(c, time.Hour, renew, time.Now())
+}
 
 // The bench's client and upstream.
 var (
@@ -122,6 +124,7 @@ func TestAHoldDoesNotConcernWhomItDoesNot(t *testing.T) {
 		{"no rule and no hold_for", nil, false, benchConnection.Upstream},
 		{"TLS that is good enough, which ends it", benchNetwork, true, benchConnection.Upstream},
 		{"another destination", benchNetwork, false, netip.MustParseAddr("203.0.113.6")},
+		{"TLS that is good enough, though nobody asks", nil, true, benchConnection.Upstream},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := new(held)
@@ -161,4 +164,51 @@ func TestAnObservedHoldIsRecordedAndNotSpoken(t *testing.T) {
 	b.client.hears("250 ok")
 	b.client.raw.Close()
 	wantFields(t, b.record(), map[string]string{"verdict": "defer", "reason": "client-tls-too-low", "client_tls.hold.refused": "1"})
+}
+
+func TestAHoldBelowAFloorThatIsLowerNowIsNone(t *testing.T) {
+	h := new(held)
+	h.Begin(benchConnection, tls.VersionTLS12)
+	b := newBench(t, options{edit: remembering(t, h, benchNetwork)})
+	up := b.greeted(true)
+	b.client.say("MAIL FROM:<a@x.example>\n")
+	up.hears("MAIL FROM:<a@x.example>")
+	up.say("250 ok\n")
+	b.client.hears("250 ok")
+}
+
+// A refusal for another reason, with a hold beside it, is none of the hold's.
+func TestAHoldCountsItsOwnRefusals(t *testing.T) {
+	h := new(held)
+	h.Begin(benchConnection, tls.VersionTLS10)
+	rules := []enforce.Rule{
+		{Name: "c", FromNetworks: benchNetwork, ClientTLS: enforce.ClientRequired, OnViolation: enforce.OnViolationLog},
+		{Name: "e", FromDomains: []string{"x.example"}, TLS: enforce.Forced, Verify: enforce.VerifyName, Names: []string{"other.example"}},
+	}
+	b := newBench(t, options{rules: rules, edit: remembering(t, h, nil)})
+	b.greeted(true)
+	b.client.say("MAIL FROM:<a@x.example>\n")
+	b.client.hears("451 4.7.5 mx.example.net: the certificate is for …")
+	if hold := h.Find(benchConnection); hold == nil || hold.Refused != 0 {
+		t.Errorf("%+v", hold)
+	}
+}
+
+// A client that is not offered STARTTLS is refused and counted, but could not end
+// its hold, which is not renewed for that.
+func TestAHoldIsNotRenewedWhereItsClientCouldNotEndIt(t *testing.T) {
+	for name, secure := range map[string]bool{"STARTTLS is offered": true, "the way to the server is in clear": false} {
+		t.Run(name, func(t *testing.T) {
+			h := new(held)
+			h.Holds.Begin(benchConnection, tls.VersionTLS10, time.Now().Add(-time.Minute))
+			before := h.Find(benchConnection).Until
+			b := newBench(t, options{edit: remembering(t, h, benchNetwork)})
+			b.greeted(secure)
+			b.client.say("MAIL FROM:<a@x.example>\n")
+			b.client.hears("451 4.7.5 …")
+			if hold := h.Find(benchConnection); hold.Refused != 1 || hold.Until.After(before) != secure {
+				t.Errorf("%+v, before until %s", hold, before)
+			}
+		})
+	}
 }

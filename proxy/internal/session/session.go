@@ -49,7 +49,7 @@ type Snapshot struct {
 type Holds interface {
 	Begin(c enforce.Connection, offered uint16) // offered: the highest TLS version
 	Find(enforce.Connection) *enforce.Hold      // nil: the client is not held
-	Refused(enforce.Connection)                 // because of its hold, which that renews
+	Refused(c enforce.Connection, renew bool)   // because of its hold
 	Clear(enforce.Connection)
 }
 
