@@ -26,6 +26,7 @@ type reference struct {
 	cut    int           // commands after which it goes away; <0: never
 	how    func(*reference)
 
+	asked     string   // what the next reply answers
 	heard     []string // commands and content
 	envelopes []string // messages accepted
 	given     []string // marks of the replies that said so
@@ -64,6 +65,7 @@ func (s *reference) serve() {
 		}
 		line = strings.TrimSuffix(line, "\r\n")
 		s.heard = append(s.heard, line)
+		s.asked = line
 		if !s.answer(line) {
 			s.flush()
 			if line == "QUIT" { // what is still said must not reset the last reply
@@ -86,7 +88,13 @@ func (s *reference) flush() bool {
 // verdictDomain is one that a rule does not allow here.
 const verdictDomain = "@verdict.example>"
 
-func (s *reference) say(reply string) { s.w.WriteString(reply + "\r\n") }
+// say gives a reply, with a mark in it that tells it from all others.
+func (s *reference) say(reply string) {
+	s.w.WriteString(reply + " " + markOf(s.asked) + "\r\n")
+}
+
+// markOf is how a reply of the reference says what it answers.
+func markOf(asked string) string { return "(" + asked + ")" }
 
 func (s *reference) reset() {
 	s.from, s.rcpts, s.chunks, s.chunky, s.failed = "", nil, "", false, false
