@@ -13,14 +13,14 @@ import (
 	"postern/proxy/proxytest/mta"
 )
 
-// waitArrived gives what was sent the time to arrive; what does not is told by
-// compareContent.
-func (m *matrix) waitArrived() {
+// settle gives something the time to come true. Whether it did is for others to
+// tell, with the cell.
+func settle(yes func() bool) {
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
-	for !m.allArrived() {
+	for !yes() {
 		select {
 		case <-deadline.C:
 			return
@@ -119,9 +119,10 @@ func (m *matrix) compareRecords(p *postern) string {
 		senders[d.helo] = d
 	}
 	var cells map[[2]string]*cell
-	p.wait("a record of each message", func() bool {
+	total := 0
+	settle(func() bool {
 		cells = map[[2]string]*cell{}
-		total := 0
+		total = 0
 		for _, line := range p.lines("session") {
 			var r conversation
 			must(m.t, json.Unmarshal([]byte(line), &r))
@@ -134,6 +135,9 @@ func (m *matrix) compareRecords(p *postern) string {
 		}
 		return total >= len(m.expected)
 	})
+	if total != len(m.expected) {
+		m.fail("%d messages are recorded as accepted, want %d", total, len(m.expected))
+	}
 	for _, line := range p.lines("session") {
 		var r conversation
 		must(m.t, json.Unmarshal([]byte(line), &r))

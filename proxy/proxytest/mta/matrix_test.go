@@ -96,7 +96,7 @@ func TestEachClientReachesEachServerThroughPostern(t *testing.T) {
 	clients.Go(m.commandClients)
 	clients.Go(m.queueClients)
 	clients.Wait()
-	m.waitArrived()
+	settle(m.allArrived)
 	stop()
 	collectors.Wait()
 	m.drain()
