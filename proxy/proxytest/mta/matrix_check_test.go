@@ -226,7 +226,9 @@ func (m *matrix) table(cells map[[2]string]*cell) string {
 	}
 	w.Flush()
 	for _, c := range commandClients() {
-		if c.lacks != "" {
+		if err := c.missing(); err != nil {
+			fmt.Fprintf(&b, "Not tried: %v.\n", err)
+		} else if c.lacks != "" {
 			fmt.Fprintf(&b, "%s has no %s.\n", c.name, c.lacks)
 		}
 	}
