@@ -119,13 +119,16 @@ func (l *ledger) reckon(accepted map[string]bool, doubtful attempts) reckoning {
 	return r
 }
 
+// cutOff is a cause that the senders tell of, and no fault by itself.
+const cutOff = "the sender was cut off behind the end of data"
+
 // explain finds a cause for each arrival of a message beyond the first.
 func (r *reckoning) explain(id string, more, unsaid, doubtful int) {
 	r.duplicated += more
 	lost := min(more, unsaid)
 	r.explained["the server never sent its 250"] += lost
 	cut := min(more-lost, doubtful)
-	r.explained["the sender was cut off behind the end of data"] += cut
+	r.explained[cutOff] += cut
 	if more > lost+cut {
 		r.unexplained = append(r.unexplained, id)
 	}

@@ -42,6 +42,13 @@ func (t *trial) findings() []string {
 	wrong(t.queued, "messages are still in the queue")
 	wrong(t.bounced(), "messages bounced")
 	wrong(len(r.unexplained), fmt.Sprintf("messages arrived twice without a cause: %v", r.unexplained[:min(5, len(r.unexplained))]))
+	// Who dropped the last reply of its own accord would cut senders off, too: they
+	// may be no more than what was done to it can have cut off.
+	done := 5
+	for _, name := range []string{"killed (SIGKILL)", "drained (SIGTERM)", "died of little memory", "few file descriptors", "bad weather"} {
+		done += t.faults[name]
+	}
+	wrong(max(0, r.explained[cutOff]-done), "senders more were cut off behind the end of data than faults can have done")
 	wrong(int(t.probe.refused.Load()), "connections refused")
 	wrong(len(t.book.crashed), fmt.Sprintf("sessions crashed: %v", t.book.crashed[:min(1, len(t.book.crashed))]))
 	if t.keeper != nil {
