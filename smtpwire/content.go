@@ -41,7 +41,7 @@ const (
 //
 // A dot at the beginning of a line with NUL behind it counts as a lone dot too: a
 // server that keeps lines as strings of C sees nothing behind the dot. OpenSMTPD
-// 6.8 ends the message there.
+// 6.8 and 7.4 end the message there.
 //
 // PassBare passes bare newlines as they are, but for the one thing that may not
 // be left to the server's reading: a line that is a lone dot to a server that
