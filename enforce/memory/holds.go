@@ -99,14 +99,6 @@ func (h *Holds) Clear(c enforce.Connection) {
 	}
 }
 
-// Len is how many holds there are, those that have run out and were not asked
-// for since included.
-func (h *Holds) Len() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.entries)
-}
-
 // find forgets what has run out.
 func (h *Holds) find(c enforce.Connection, lasts time.Duration, now time.Time) *entry {
 	e := h.entries[keyOf(c)]

@@ -59,8 +59,8 @@ func TestAHoldLastsFromItsLastRefusalAndEndsWithASuccess(t *testing.T) {
 	if got := h.Find(c, day, noon.Add(47*time.Hour)); got == nil || got.Offered != tls.VersionTLS11 || got.Refused != 1 || got.Since != noon {
 		t.Errorf("%+v", got)
 	}
-	if got := h.Find(c, day, noon.Add(70*time.Hour)); got != nil || h.Len() != 0 {
-		t.Errorf("%+v, of %d", got, h.Len())
+	if got := h.Find(c, day, noon.Add(70*time.Hour)); got != nil || len(h.entries) != 0 {
+		t.Errorf("%+v, of %d", got, len(h.entries))
 	}
 	h.Begin(c, tls.VersionTLS10, noon)
 	h.Refused(c, day, false, noon.Add(23*time.Hour))
@@ -68,7 +68,7 @@ func TestAHoldLastsFromItsLastRefusalAndEndsWithASuccess(t *testing.T) {
 		t.Errorf("a refusal that was not to renew it: %+v", got)
 	}
 	h.Refused(c, day, true, noon) // of one that is not held, nothing is kept
-	if h.Len() != 0 {
+	if len(h.entries) != 0 {
 		t.Error("a refusal began a hold")
 	}
 	h.Begin(c, tls.VersionTLS10, noon)
@@ -85,7 +85,7 @@ func TestWhoHasManyAddressesPushesOutTheirOwn(t *testing.T) {
 	for i := range 2 * MostOfAClient { // one client, many destinations
 		h.Begin(from("198.51.100.1", fmt.Sprintf("203.0.113.%d", i)), tls.VersionTLS10, noon)
 	}
-	if n := h.Len(); n != MostOfAClient+1 {
+	if n := len(h.entries); n != MostOfAClient+1 {
 		t.Errorf("%d holds", n)
 	}
 	if h.Find(from("198.51.100.1", "203.0.113.0"), day, noon) != nil || h.Find(from("198.51.100.1", "203.0.113.127"), day, noon) == nil {
@@ -94,14 +94,14 @@ func TestWhoHasManyAddressesPushesOutTheirOwn(t *testing.T) {
 	for i := range 2 * MostOfABlock { // one network, many clients
 		h.Begin(from(fmt.Sprintf("2001:db8:%x::1", i), "2001:db8::1"), tls.VersionTLS10, noon)
 	}
-	if n := h.Len(); n != MostOfAClient+1+MostOfABlock {
+	if n := len(h.entries); n != MostOfAClient+1+MostOfABlock {
 		t.Errorf("%d holds", n)
 	}
 	for i := range 2 * MostHolds { // and networks without end
 		h.Begin(from(fmt.Sprintf("%x:%x::1", 0x2400+i>>16, i&0xffff), "2001:db8::1"), tls.VersionTLS10, noon)
 		h.Refused(victim, day, true, noon) // who is still refused stays
 	}
-	if n := h.Len(); n != MostHolds || len(h.shares) > 2*MostHolds {
+	if n := len(h.entries); n != MostHolds || len(h.shares) > 2*MostHolds {
 		t.Errorf("%d holds, %d shares", n, len(h.shares))
 	}
 	if h.Find(victim, day, noon) == nil {

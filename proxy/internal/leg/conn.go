@@ -167,15 +167,16 @@ const contentStep = 4 << 10
 // PeekContent waits up to timeout for more message content and returns what is
 // there; Advance consumes it. The timeout begins anew with every 4 KiB.
 func (c *Conn) PeekContent(timeout time.Duration) ([]byte, error) {
-	if c.read.Buffered() == 0 {
-		if !c.content || c.counts.Read-c.contentFrom >= contentStep {
-			c.content, c.contentLeft, c.contentFrom = true, timeout, c.counts.Read
-		}
-		began := time.Now()
-		c.SetReplyDeadline(began.Add(c.contentLeft))
-		defer func() { c.contentLeft -= time.Since(began) }()
+	if c.read.Buffered() > 0 {
+		return c.read.PeekContent()
 	}
+	if !c.content || c.counts.Read-c.contentFrom >= contentStep {
+		c.content, c.contentLeft, c.contentFrom = true, timeout, c.counts.Read
+	}
+	began := time.Now()
+	c.SetReplyDeadline(began.Add(c.contentLeft))
 	content, err := c.read.PeekContent()
+	c.contentLeft -= time.Since(began)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return content, c.abortedOr(err)

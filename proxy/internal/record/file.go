@@ -47,7 +47,11 @@ func (f *file) Write(p []byte) (int, error) {
 	if f.lost > 0 {
 		owed = append(owed, f.lostWords(f.lost)...)
 	}
-	n, err := f.f.Write(append(owed, p...))
+	text := p
+	if len(owed) > 0 {
+		text = append(owed, p...)
+	}
+	n, err := f.f.Write(text)
 	if err == nil {
 		f.lost, f.torn = 0, false
 		return len(p), nil
@@ -101,6 +105,5 @@ func (s *sink) Write(line []byte) (int, error) {
 
 // Sync waits a while until all that was written before has arrived.
 func (s *sink) Sync() error {
-	s.queue.add(0, func() { s.file.f.Sync() }) // pipes and terminals have none
-	return s.queue.wait()
+	return s.queue.wait(func() { s.file.f.Sync() }) // pipes and terminals have none
 }

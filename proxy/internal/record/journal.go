@@ -67,7 +67,7 @@ func (j *journalCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.
 	return ce
 }
 
-func (j *journalCore) Sync() error { return j.queue.wait() }
+func (j *journalCore) Sync() error { return j.queue.wait(func() {}) }
 
 func (j *journalCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	enc := zapcore.NewMapObjectEncoder()

@@ -29,8 +29,8 @@ type queue struct {
 
 	mu      sync.Mutex
 	waiting []entry
-	size    int           // octets of what waits or is being written
-	idle    chan struct{} // closed when all is done; nil: it is
+	size    int  // octets of what waits or is being written
+	working bool // the goroutine runs
 }
 
 // An entry is one thing to do: to write so many octets, or to say that entries
@@ -42,11 +42,11 @@ type entry struct {
 }
 
 // add has do called in its turn, for an entry of so many octets, unless too much
-// waits already.
+// waits already. What is no entry has none, and always has its turn.
 func (q *queue) add(size int, do func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.size > 0 && q.size+size > queueLimit {
+	if size > 0 && q.size > 0 && q.size+size > queueLimit {
 		if last := len(q.waiting) - 1; last >= 0 && q.waiting[last].lost > 0 {
 			q.waiting[last].lost++
 			return
@@ -56,8 +56,8 @@ func (q *queue) add(size int, do func()) {
 		q.size += size
 		q.waiting = append(q.waiting, entry{size: size, do: do})
 	}
-	if q.idle == nil {
-		q.idle = make(chan struct{})
+	if !q.working {
+		q.working = true
 		go q.work()
 	}
 }
@@ -66,8 +66,7 @@ func (q *queue) work() {
 	for {
 		q.mu.Lock()
 		if len(q.waiting) == 0 {
-			close(q.idle)
-			q.waiting, q.idle = nil, nil
+			q.waiting, q.working = nil, false
 			q.mu.Unlock()
 			return
 		}
@@ -85,18 +84,15 @@ func (q *queue) work() {
 	}
 }
 
-// wait waits, but not for ever, until all is done that was added before.
-func (q *queue) wait() error {
-	q.mu.Lock()
-	idle := q.idle
-	q.mu.Unlock()
-	if idle == nil {
-		return nil
-	}
+// wait waits, but not for ever, until all is done that was added before, and last
+// of all do.
+func (q *queue) wait(do func()) error {
+	done := make(chan struct{})
+	q.add(0, func() { do(); close(done) })
 	limit := time.NewTimer(syncLimit)
 	defer limit.Stop()
 	select {
-	case <-idle:
+	case <-done:
 		return nil
 	case <-limit.C:
 		return errBehind

@@ -51,7 +51,7 @@ func TestALogThatNobodyReadsStopsNobody(t *testing.T) {
 			read, _ := io.ReadAll(r)
 			all <- string(read)
 		}()
-		within(t, "the rest", func() { l.sink.queue.wait() })
+		within(t, "the rest", func() { l.sink.queue.wait(func() {}) })
 		l.Info("m", zap.Int("n", lines))
 		l.Sync()
 		w.Close()
@@ -106,7 +106,7 @@ func TestWhatIsWrittenWaitsNoMore(t *testing.T) {
 	q := &queue{lost: func(n int) { t.Errorf("%d entries lost", n) }}
 	for range 100 {
 		q.add(queueLimit/2, func() {})
-		if err := q.wait(); err != nil {
+		if err := q.wait(func() {}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -123,11 +123,11 @@ func TestEntriesAreMissedWhereTheyWere(t *testing.T) {
 	write("third", 1)
 	write("fourth", 1)
 	close(hold)
-	if err := q.wait(); err != nil {
+	if err := q.wait(func() {}); err != nil {
 		t.Fatal(err)
 	}
 	write("fifth", 1)
-	q.wait()
+	q.wait(func() {})
 	if want := []string{"second", "2 lost", "fifth"}; !slices.Equal(done, want) {
 		t.Errorf("%q, want %q", done, want)
 	}

@@ -65,7 +65,10 @@ func (s *Session) connect() bool {
 func (s *Session) choose(upstream netip.AddrPort) {
 	s.rec.Upstream.Address = upstream
 	s.conn = enforce.Connection{Client: s.rec.Client.Address.Addr(), Upstream: upstream.Addr()}
-	s.rule = s.snap.Policy.ConnectionRule(s.conn, time.Now())
+	now := time.Now()
+	s.rule = s.snap.Policy.ConnectionRule(s.conn, now)
+	s.holdFor = s.snap.Policy.HoldsFor(s.conn)
+	s.mayHold = s.snap.Holds != nil && s.snap.Policy.MayHold(s.conn, now)
 	s.rec.Rule = s.rule.Name
 }
 

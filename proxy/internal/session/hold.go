@@ -2,18 +2,12 @@ package session
 
 import (
 	"slices"
-	"time"
 
 	"postern/enforce"
 )
 
 // A client whose handshake falls below the floor often comes back in clear. It is
 // remembered then, where a rule or hold_for could have it refused for that.
-
-// remembers reports whether a hold of this client could matter.
-func (s *Session) remembers() bool {
-	return s.snap.Holds != nil && s.snap.Policy.MayHold(s.conn, time.Now())
-}
 
 // learn keeps what the client's handshake came to.
 func (s *Session) learn() {
@@ -22,7 +16,7 @@ func (s *Session) learn() {
 	case s.snap.Holds == nil:
 	case client.State == enforce.StateOK:
 		s.snap.Holds.Clear(s.conn) // whoever asks for it, now or after the next reload
-	case client.Failure == enforce.ClientTLSTooLow && s.remembers():
+	case client.Failure == enforce.ClientTLSTooLow && s.mayHold:
 		s.snap.Holds.Begin(s.conn, slices.Max(s.rec.ClientTLS.OfferedVersions))
 		s.rec.ClientTLS.Hold = s.snap.Holds.Find(s.conn)
 	}
@@ -31,7 +25,7 @@ func (s *Session) learn() {
 // recall adds what is remembered of a client in clear to the facts.
 func (s *Session) recall() {
 	s.facts.Held = nil
-	if s.facts.Client.State == enforce.StateNone && s.remembers() {
+	if s.facts.Client.State == enforce.StateNone && s.mayHold {
 		if held := s.snap.Holds.Find(s.conn); held != nil && held.Offered < s.snap.Policy.Floor() {
 			s.facts.Held = held
 		}

@@ -14,7 +14,7 @@ import (
 // record. The verdict is to be spoken only if it is refused and not observed:
 // see speak.
 func (s *Session) judge(stage enforce.Stage, envelope *enforce.Rule, requireTLS bool) enforce.Verdict {
-	if stage >= enforce.AtMail {
+	if stage == enforce.AtMail { // each RCPT goes by what was known then
 		s.recall()
 	}
 	v := enforce.Decide(enforce.Question{
@@ -25,7 +25,7 @@ func (s *Session) judge(stage enforce.Stage, envelope *enforce.Rule, requireTLS 
 		Envelope:   envelope,
 		Facts:      s.facts,
 		RequireTLS: requireTLS,
-		HoldFor:    s.snap.Policy.HoldsFor(s.conn),
+		HoldFor:    s.holdFor,
 	})
 	s.relearn(v)
 	s.mu.Lock()

@@ -97,6 +97,8 @@ type Session struct {
 	// Of the conversation; for the goroutine that reads the client.
 	rule      *enforce.Rule
 	conn      enforce.Connection
+	mayHold   bool // a hold of the client could matter
+	holdFor   bool // hold_for contains it
 	meant     bool // the client itself meant the upstream's address
 	facts     enforce.Facts
 	legReason enforce.Reason        // why the upstream leg fell short of its connection rule
