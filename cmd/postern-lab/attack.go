@@ -67,10 +67,7 @@ func playAll(postern string, all []attack) ([]*attempt, error) {
 
 // word is how an attempt went, and its colour.
 func (t *attempt) word() (word, colour string) {
-	switch {
-	case t.later != "":
-		return "LATER", yellow
-	case len(t.faults) > 0:
+	if len(t.faults) > 0 {
 		return "FAIL", red
 	}
 	return "PASS", green
@@ -81,10 +78,6 @@ func (p page) showAttempt(t *attempt, verbose bool) {
 	word, colour := t.word()
 	fmt.Fprintf(p, "\n%s  %s: %s\n", p.paint(colour, fmt.Sprintf("%-5s", word)), t.name, t.title)
 	p.field("source", t.source)
-	if t.later != "" {
-		p.field("later", t.later)
-		return
-	}
 	limit := shownBytes
 	if verbose {
 		limit = allBytes
@@ -162,7 +155,7 @@ func (p page) sumUp(results []*attempt) int {
 		word, _ := t.word()
 		counts[word]++
 	}
-	line := fmt.Sprintf("%d attacks: %d passed, %d failed, %d to be played later.", len(results), counts["PASS"], counts["FAIL"], counts["LATER"])
+	line := fmt.Sprintf("%d attacks: %d passed, %d failed.", len(results), counts["PASS"], counts["FAIL"])
 	if counts["FAIL"] > 0 {
 		fmt.Fprintf(p, "\n%s\n", p.paint(red, line))
 		return exitFinding

@@ -41,9 +41,8 @@ var attackFiles embed.FS
 // "server:" is a second connection. Each "each" makes an attack of its own,
 // with a label and with texts that stand for names in braces anywhere below.
 //
-// Optional are "where" (a place, see places), "bare" (what bare_newline is),
-// "piece" (bytes a write of the client) and "later" (why the attack is not played
-// yet).
+// Optional are "where" (a place, see places), "bare" (what bare_newline is)
+// and "piece" (bytes a write of the client).
 type attack struct {
 	name    string
 	title   string
@@ -51,7 +50,6 @@ type attack struct {
 	where   string
 	bare    string
 	piece   int
-	later   string
 	record  []expectation
 	client  *wiretest.Script
 	servers []*wiretest.Script
@@ -198,8 +196,6 @@ func (a *attack) header(line string) (err error) {
 		a.where = value
 	case "bare":
 		a.bare = value
-	case "later":
-		a.later = value
 	case "piece":
 		a.piece, err = strconv.Atoi(value)
 	case "record":

@@ -52,9 +52,6 @@ func (t *transcript) note(e wiretest.Event) {
 // attempt plays an attack in a slot and judges it.
 func (g *gallery) attempt(ctx context.Context, slot int, a attack) *attempt {
 	t := &attempt{attack: a, servers: make([]transcript, len(a.servers))}
-	if a.later != "" {
-		return t
-	}
 	if err := g.stage(ctx, slot, t); err != nil {
 		t.fault("%v", err)
 	}

@@ -149,20 +149,33 @@ func (s *site) send(o mta.Options) {
 func (s *site) start(host *netlab.Host, o mta.Options) *mta.Postfix {
 	s.t.Helper()
 	p, err := mta.StartPostfix(host, o)
+	return tend(s, o.Name, p, err)
+}
+
+// run starts any of the programs, as start does.
+func (s *site) run(program mta.Program, host *netlab.Host, o mta.Options) mta.Server {
+	s.t.Helper()
+	server, err := program.Start(host, o)
+	return tend(s, o.Name, server, err)
+}
+
+// tend shows the log of a server when its test has failed, and stops it.
+func tend[S mta.Server](s *site, name string, server S, err error) S {
+	s.t.Helper()
 	if missing := (*mta.MissingError)(nil); errors.As(err, &missing) && os.Getenv("CI") == "" {
 		s.t.Skip(err)
 	}
 	must(s.t, err)
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
-			lines, err := p.Log()
-			s.t.Logf("%s logged (%v):\n%s", o.Name, err, strings.Join(lines, "\n"))
+			lines, err := server.Log()
+			s.t.Logf("%s logged (%v):\n%s", name, err, strings.Join(lines, "\n"))
 		}
-		if err := p.Stop(); err != nil {
+		if err := server.Stop(); err != nil {
 			s.t.Error(err)
 		}
 	})
-	return p
+	return server
 }
 
 // secret stands in every line of every message that these tests send.

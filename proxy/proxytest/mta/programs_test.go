@@ -2,39 +2,14 @@ package mta_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"testing"
 
 	"postern/proxy/proxytest"
 	"postern/proxy/proxytest/mta"
-	"postern/proxy/proxytest/netlab"
 )
-
-// run starts any of the programs. What the machine lacks for it is a failure in
-// CI, and elsewhere a reason to skip.
-func (s *site) run(program mta.Program, host *netlab.Host, o mta.Options) mta.Server {
-	s.t.Helper()
-	server, err := program.Start(host, o)
-	if missing := (*mta.MissingError)(nil); errors.As(err, &missing) && os.Getenv("CI") == "" {
-		s.t.Skip(err)
-	}
-	must(s.t, err)
-	s.t.Cleanup(func() {
-		if s.t.Failed() {
-			lines, err := server.Log()
-			s.t.Logf("%s logged (%v):\n%s", o.Name, err, strings.Join(lines, "\n"))
-		}
-		if err := server.Stop(); err != nil {
-			s.t.Error(err)
-		}
-	})
-	return server
-}
 
 // bodyOf is what follows the header, which programs write anew on the way.
 func bodyOf(text []byte) []byte {
