@@ -48,14 +48,14 @@ where the kernel refuses any part of it, not at all.
 Connections that run already go on undisturbed, and without Postern; how many
 they are is printed, as far as conntrack knows. New ones come to Postern, or meet
 when_down until "postern run" listens. Saying it twice does no harm. Say it again
-when an interface is added to this machine or to a bridge: with method = "tproxy"
-the answers of servers need a routing rule on each that they may come in on.
+when a bridge is made, or an interface is added to one.
 
 What it uses must be free: nftables tables named postern (inet and bridge), and
 for method = "tproxy" bit %#x of the packet mark, the routing table %d and
-the priority %d of its routing rules.
+the priorities %d to %d of its routing rules.
 
-    postern check && postern intercept up`, proxy.InterceptionMark, proxy.InterceptionTable, proxy.InterceptionPriority),
+    postern check && postern intercept up`, proxy.InterceptionMark, proxy.InterceptionTable,
+			proxy.InterceptionPriority, proxy.InterceptionPriority+2),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			file, err := o.loadInterception()

@@ -277,9 +277,6 @@ func TestShowNoticesAChangedBridge(t *testing.T) {
 	n := bridged(t)
 	plan := bridgePlan()
 	up(t, n.Gateway, plan)
-	if err := n.Gateway.AddBridge("br1", nil); err != nil {
-		t.Fatal(err)
-	}
 	err := netlab.Connect(netlab.End{Host: n.Client, Interface: "eth1"}, netlab.End{Host: n.Gateway, Interface: "dmz0"})
 	if err != nil {
 		t.Fatal(err)
@@ -289,8 +286,7 @@ func TestShowNoticesAChangedBridge(t *testing.T) {
 	}
 	state := show(t, n.Gateway, plan)
 	text := strings.Join(state.Differences, "\n")
-	if state.Agrees || !strings.Contains(text, "set interfaces0 of table bridge has other members") ||
-		!strings.Contains(text, "no IPv6 routing rule for packets that come in on br1") {
+	if state.Agrees || !strings.Contains(text, "set interfaces0 of table bridge has other members") {
 		t.Errorf("%q", state.Differences)
 	}
 	up(t, n.Gateway, plan)

@@ -3,7 +3,6 @@ package intercept
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -54,22 +53,6 @@ func (m machine) byName(name string) netlink.Link {
 		}
 	}
 	return nil
-}
-
-// carriers are the interfaces on which IP packets come in: all but loopback,
-// and not those that belong to a bridge or a bond, whose packets come in on
-// that. Answers of servers may arrive on any of them.
-func (m machine) carriers(p Plan) []string {
-	names := slices.Clone(p.Interfaces) // also those that do not exist yet
-	for _, link := range m.links {
-		attributes := link.Attrs()
-		if attributes.Flags&net.FlagLoopback == 0 && attributes.MasterIndex == 0 &&
-			!slices.Contains(names, attributes.Name) {
-			names = append(names, attributes.Name)
-		}
-	}
-	slices.Sort(names)
-	return names
 }
 
 // bridges are the interfaces of the plan that are Ethernet bridges.

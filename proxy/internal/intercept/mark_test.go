@@ -92,9 +92,12 @@ func (r *relay) marks(t *testing.T) map[netip.AddrPort]int {
 }
 
 // The server answers over a second link, so its packets come in on an interface
-// that the plan does not name and that Postern sends nothing through.
+// that the plan does not name and that Postern sends nothing through. It is not
+// there yet when the plan is put in force.
 func TestAnswersOfTheServerMayComeInOnAnyInterface(t *testing.T) {
 	n := routed(t)
+	plan := tproxyPlan()
+	up(t, n.Gateway, plan)
 	back4, back6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8:3::1")
 	err := errors.Join(
 		netlab.Connect(
@@ -108,8 +111,9 @@ func TestAnswersOfTheServerMayComeInOnAnyInterface(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan := tproxyPlan()
-	up(t, n.Gateway, plan)
+	if state := show(t, n.Gateway, plan); !state.Agrees {
+		t.Errorf("%q", state.Differences)
+	}
 	// Nothing of the server's gets in by the way to it.
 	install(t, n.Gateway, "oneway", firewall{nftables.ChainHookPrerouting, nftables.ChainPolicyAccept, [][]expr.Any{
 		join(incoming("wan0"), isTCP(), verdict(expr.VerdictDrop))}})

@@ -1,12 +1,14 @@
 package intercept
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,23 +31,38 @@ type routing struct {
 	routes []netlink.Route
 }
 
-// wantedRules are one rule a carrier and family. Never one without an incoming
-// interface: the mark also reaches reverse path filters (src_valid_mark) and
-// sockets (tcp_fwmark_accept), whose look-ups have none and must not end here.
-func (p Plan) wantedRules(carriers []string) []netlink.Rule {
+// The priorities of our routing rules. What looks a route up for packets of this
+// machine's own goes round the rule that delivers marked packets here, for the
+// mark also reaches reverse path filters (src_valid_mark) and sockets
+// (tcp_fwmark_accept), whose look-ups must not end there; to the kernel they all
+// come in on lo. No interface is named, so that one that is added later needs
+// nothing: answers of servers may come in on any.
+const (
+	goRound = Priority + iota
+	deliver
+	landing // where goRound leads, which does nothing
+)
+
+// wantedRules are in the order in which they are put in force: never is there
+// deliver without goRound.
+func (p Plan) wantedRules() []netlink.Rule {
 	if p.Method != TProxy {
 		return nil
 	}
 	var rules []netlink.Rule
 	for _, family := range routingFamilies {
-		for _, name := range carriers {
+		add := func(priority int, complete func(*netlink.Rule)) {
 			rule := netlink.NewRule()
-			mask := uint32(Mark)
-			rule.Family, rule.IifName = family.number, name
-			rule.Mark, rule.Mask = Mark, &mask
-			rule.Table, rule.Priority, rule.Protocol = Table, Priority, routingProtocol
+			rule.Family, rule.Priority, rule.Protocol = family.number, priority, routingProtocol
+			complete(rule)
 			rules = append(rules, *rule)
 		}
+		add(landing, func(r *netlink.Rule) { r.Type = nl.FR_ACT_NOP })
+		add(goRound, func(r *netlink.Rule) { r.IifName, r.Goto = "lo", landing })
+		add(deliver, func(r *netlink.Rule) {
+			mask := uint32(Mark)
+			r.Mark, r.Mask, r.Table = Mark, &mask, Table
+		})
 	}
 	return rules
 }
@@ -86,8 +103,15 @@ func installed() (routing, error) {
 
 // The protocol alone is no proof: 125 is anybody's to use.
 func isOurRule(rule netlink.Rule) bool {
-	return rule.Protocol == routingProtocol && rule.Table == Table &&
-		rule.Mark == Mark && rule.Mask != nil && *rule.Mask == Mark
+	if rule.Protocol != routingProtocol {
+		return false
+	}
+	return isDelivery(rule) || rule.Mask == nil && rule.Table == 0 &&
+		(rule.Priority == goRound && rule.Goto == landing || rule.Priority == landing && rule.Goto < 0)
+}
+
+func isDelivery(rule netlink.Rule) bool {
+	return rule.Table == Table && rule.Mark == Mark && rule.Mask != nil && *rule.Mask == Mark
 }
 
 func isOurRoute(route netlink.Route) bool {
@@ -147,8 +171,8 @@ func eachEntry(visit func(*netlink.Rule, *netlink.Route) error) error {
 
 func sameRule(a, b netlink.Rule) bool {
 	return a.Family == b.Family && a.IifName == b.IifName && a.Mark == b.Mark &&
-		a.Mask != nil && b.Mask != nil && *a.Mask == *b.Mask &&
-		a.Table == b.Table && a.Priority == b.Priority &&
+		(a.Mask == nil) == (b.Mask == nil) && (a.Mask == nil || *a.Mask == *b.Mask) &&
+		a.Table == b.Table && a.Priority == b.Priority && a.Goto == b.Goto &&
 		a.OifName == "" && a.Src == nil && a.Dst == nil && !a.Invert
 }
 
@@ -210,18 +234,22 @@ func (c routingChange) add() (undo func(), err error) {
 			continue
 		}
 		if err != nil {
-			return undo, fmt.Errorf("intercept: routing rule for %s: %w", rule.IifName, err)
+			return undo, fmt.Errorf("intercept: routing rule (CONFIG_IP_MULTIPLE_TABLES): %w", err)
 		}
 		done = append(done, func() { _ = netlink.RuleDel(&rule) })
 	}
 	return undo, nil
 }
 
-// remove takes out what is no longer wanted, rules before the routes.
+// remove takes out what is no longer wanted, rules before the routes, and first
+// of the rules those that deliver.
 func (c routingChange) remove() error {
+	slices.SortStableFunc(c.removeRules, func(a, b netlink.Rule) int {
+		return cmp.Compare(b.Mark, a.Mark)
+	})
 	for _, rule := range c.removeRules {
 		if err := netlink.RuleDel(&rule); err != nil {
-			return fmt.Errorf("intercept: removing the routing rule for %s: %w", rule.IifName, err)
+			return fmt.Errorf("intercept: removing a routing rule: %w", err)
 		}
 	}
 	for _, route := range c.removeRoutes {

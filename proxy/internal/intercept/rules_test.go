@@ -158,14 +158,13 @@ func TestAnotherPlanReplacesTheFirstWholly(t *testing.T) {
 
 func TestWhatTheKernelRefusesLeavesEverythingAsItWas(t *testing.T) {
 	n := routed(t)
-	up(t, n.Gateway, tproxyPlan())
+	up(t, n.Gateway, redirectPlan())
 	before := snapshot(t, n.Gateway)
-	plan := tproxyPlan()
-	plan.Interfaces = []string{"lan0", "dmz0"} // new routing rules, which must go again
-	m, bridges := machine{}, []bridge{{name: "br0", address: make([]byte, 6), ports: []string{"x", "x"}}}
+	plan := tproxyPlan() // with routing rules, which must go again
+	bridges := []bridge{{name: "br0", address: make([]byte, 6), ports: []string{"x", "x"}}}
 	err := n.Gateway.Do(func() error {
 		bridges[0].address = make([]byte, 99) // longer than any header
-		return plan.put(m, bridges)
+		return plan.put(bridges)
 	})
 	if err == nil {
 		t.Fatal("the kernel took it")
@@ -222,7 +221,7 @@ var meddlings = []struct {
 			return err
 		}
 		return netlink.RuleDel(&rules.rules[0])
-	}, "no IPv4 routing rule for packets that come in on lan0"},
+	}, "no IPv4 routing rule of priority 525"},
 	{"no IPv6 route", func(*nftables.Conn, *nftables.Table) error {
 		rules, err := installed()
 		if err != nil {

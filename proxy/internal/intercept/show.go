@@ -45,7 +45,7 @@ func (p Plan) Show() (State, error) {
 	if state.Differences, err = differences(tables); err != nil {
 		return State{}, err
 	}
-	changes, err := p.routingChanges(m)
+	changes, err := p.routingChanges()
 	if err != nil {
 		return State{}, err
 	}
@@ -59,8 +59,10 @@ func (p Plan) Show() (State, error) {
 	for _, t := range tables {
 		state.Rules = append(state.Rules, t.describe()...)
 	}
-	for _, r := range p.wantedRules(m.carriers(p)) {
-		state.Rules = append(state.Rules, describeRule(r.Family, r.IifName))
+	for _, r := range p.wantedRules() {
+		if isDelivery(r) {
+			state.Rules = append(state.Rules, describeRule(r.Family))
+		}
 	}
 	return state, nil
 }
@@ -69,10 +71,10 @@ func (p Plan) Show() (State, error) {
 func (c routingChange) describe() []string {
 	var out []string
 	for _, r := range c.addRules {
-		out = append(out, fmt.Sprintf("no %s routing rule for packets that come in on %s", routingFamily(r.Family), r.IifName))
+		out = append(out, fmt.Sprintf("no %s routing rule of priority %d", routingFamily(r.Family), r.Priority))
 	}
 	for _, r := range c.removeRules {
-		out = append(out, fmt.Sprintf("an %s routing rule for %s that is not part of the plan", routingFamily(r.Family), r.IifName))
+		out = append(out, fmt.Sprintf("an %s routing rule of priority %d that is not part of the plan", routingFamily(r.Family), r.Priority))
 	}
 	for _, r := range c.addRoutes {
 		out = append(out, fmt.Sprintf("the %s local route for intercepted packets is missing", routingFamily(r.Family)))
@@ -87,7 +89,8 @@ func routingFamily(number int) string {
 	return fmt.Sprintf("IPv%d", familyNumber(number == routingFamilies[0].number))
 }
 
-func describeRule(family int, name string) string {
+func describeRule(family int) string {
 	number := familyNumber(family == routingFamilies[0].number)
-	return fmt.Sprintf("ip -%d rule: iif %s fwmark %#x/%#x lookup %d (all local)", number, name, Mark, Mark, Table)
+	return fmt.Sprintf("ip -%d rule: fwmark %#x/%#x lookup %d (all local), but for look-ups of this machine's own (iif lo)",
+		number, Mark, Mark, Table)
 }

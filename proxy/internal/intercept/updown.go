@@ -49,13 +49,13 @@ func (p Plan) Up() (Report, error) {
 	if p.Method != None {
 		report.Warnings = p.warnings(m, bridges)
 	}
-	return report, p.put(m, bridges)
+	return report, p.put(bridges)
 }
 
 // put changes the kernel. Routing comes before the rules that need it, and what
 // an earlier plan needed goes last.
-func (p Plan) put(m machine, bridges []bridge) error {
-	changes, err := p.routingChanges(m)
+func (p Plan) put(bridges []bridge) error {
+	changes, err := p.routingChanges()
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (p Plan) put(m machine, bridges []bridge) error {
 	return changes.remove()
 }
 
-func (p Plan) routingChanges(m machine) (routingChange, error) {
+func (p Plan) routingChanges() (routingChange, error) {
 	present, err := installed()
 	if err != nil {
 		return routingChange{}, err
@@ -80,7 +80,7 @@ func (p Plan) routingChanges(m machine) (routingChange, error) {
 			return routingChange{}, err
 		}
 	}
-	wanted := routing{rules: p.wantedRules(m.carriers(p))}
+	wanted := routing{rules: p.wantedRules()}
 	if wanted.routes, err = p.wantedRoutes(); err != nil {
 		return routingChange{}, err
 	}
