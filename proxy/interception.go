@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"slices"
-	"time"
 
 	"postern/proxy/internal/intercept"
 )
@@ -15,6 +14,8 @@ type (
 	InterceptionReport = intercept.Report
 	// InterceptionState is an interception as it is found.
 	InterceptionState = intercept.State
+	// InterceptionRemoval says how it is taken out.
+	InterceptionRemoval = intercept.Removal
 	// InterceptionEnding is what came of taking one out.
 	InterceptionEnding = intercept.Ending
 	// InputRule is what a firewall on the machine has to let in.
@@ -25,15 +26,19 @@ type (
 // namespace, in place of an earlier one of Postern's. It needs CAP_NET_ADMIN.
 func InterceptUp(config Config) (InterceptionReport, error) { return plan(config).Up() }
 
+// InterceptUpEarly is InterceptUp for a machine that starts and has no network
+// yet. InterceptUp must follow when it has.
+func InterceptUpEarly(config Config) (InterceptionReport, error) { return plan(config).UpEarly() }
+
 // InterceptShow compares the kernel with config. It needs CAP_NET_ADMIN.
 func InterceptShow(config Config) (InterceptionState, error) { return plan(config).Show() }
 
 // InterceptDown takes interception out, whatever configuration it was put in
 // force with. New connections go their own way at once; what carries the packets
-// of those that Postern took stays for linger, which the call waits for, once it
-// has called waiting.
-func InterceptDown(ctx context.Context, linger time.Duration, waiting func()) (InterceptionEnding, error) {
-	return intercept.Down(ctx, linger, waiting)
+// of those that Postern took stays until these are gone, at most for the linger
+// of the removal, which the call waits for. It needs CAP_NET_ADMIN.
+func InterceptDown(ctx context.Context, removal InterceptionRemoval) (InterceptionEnding, error) {
+	return intercept.Down(ctx, removal)
 }
 
 // What came of InterceptDown.
@@ -41,6 +46,8 @@ const (
 	NothingStood = intercept.NothingStood
 	TakenOut     = intercept.TakenOut
 	PutBack      = intercept.PutBack
+
+	StillBlocking = intercept.StillBlocking
 )
 
 // The bit of the packet mark, the routing table and the priority of routing rules

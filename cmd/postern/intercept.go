@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +38,8 @@ configuration is at fault.`,
 }
 
 func newInterceptUp(o *options) *cobra.Command {
-	return o.printed(&cobra.Command{
+	var early bool
+	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Put the configured interception in force",
 		Long: fmt.Sprintf(`Put the configured interception in force, in place of an earlier one: whole or,
@@ -62,7 +62,11 @@ the priorities %d to %d of its routing rules.
 			if err != nil {
 				return err
 			}
-			report, err := proxy.InterceptUp(file.Proxy)
+			up := proxy.InterceptUp
+			if early {
+				up = proxy.InterceptUpEarly
+			}
+			report, err := up(file.Proxy)
 			if err != nil {
 				return runtimeError{err}
 			}
@@ -71,56 +75,68 @@ the priorities %d to %d of its routing rules.
 			}
 			return printUp(cmd.OutOrStdout(), file.Proxy.Intercept, report)
 		},
-	})
+	}
+	cmd.Flags().BoolVar(&early, "early", false, `the machine starts and has no network yet: pass does not ask for forwarding and
+routes, and where an interface is missing and when_down = "block", new connections
+wait that cross any bridge; "up" must follow when the network is there`)
+	return o.printed(cmd)
 }
 
 func newInterceptDown() *cobra.Command {
-	var linger time.Duration
+	var removal proxy.InterceptionRemoval
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "Take interception out",
 		Long: `Take interception out, whatever configuration it was put in force with. New
 connections go their own way at once, without Postern.
 
-What carries the packets of connections that Postern took stays for --linger,
-which this command waits for: without it they would hang, and so would new ones
-from ports that a client used through Postern a moment ago. If the command is
-interrupted that part stays in place, which does no harm; another "down" takes it
-out. --linger 0s is for a machine that carries nobody's mail.`,
+What carries the packets of connections that Postern took stays until the last of
+them is over, a minute at most (--linger), which this command waits for: without
+it they would hang, and so would new ones from ports that a client used through
+Postern a moment ago. If the command is interrupted that part stays in place,
+which does no harm; another "down" takes it out. --linger 0s is for a machine that
+carries nobody's mail.
+
+With --unless-block interception stays where it blocks connections while Postern
+is stopped (when_down = "block"), so that to stop Postern opens nothing: that is
+what "systemctl stop postern.target" does.`,
 		Args: cobra.NoArgs,
 		PreRunE: func(*cobra.Command, []string) error {
-			if linger < 0 {
-				return fmt.Errorf("--linger %s found, expected a duration of 0s or more", linger)
+			if removal.Linger < 0 {
+				return fmt.Errorf("--linger %s found, expected a duration of 0s or more", removal.Linger)
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, release := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer release()
-			return takeOut(ctx, cmd.OutOrStdout(), linger)
+			return takeOut(ctx, cmd.OutOrStdout(), removal)
 		},
 	}
-	cmd.Flags().DurationVar(&linger, "linger", proxy.DefaultLinger, "the `duration` for which what carries the last connections stays")
+	cmd.Flags().DurationVar(&removal.Linger, "linger", proxy.DefaultLinger, "the longest `duration` for which what carries the last connections stays")
+	cmd.Flags().BoolVar(&removal.UnlessBlocking, "unless-block", false, "leave everything in force where when_down is block")
 	return cmd
 }
 
-// takeOut says at once what has happened, for the wait is long.
-func takeOut(ctx context.Context, w io.Writer, linger time.Duration) error {
+// The words for what came of it.
+var endings = map[proxy.InterceptionEnding]string{
+	proxy.NothingStood:  "nothing was in force",
+	proxy.TakenOut:      "interception is taken out, nothing of Postern's is left",
+	proxy.PutBack:       "interception was put in force again meanwhile, and stays",
+	proxy.StillBlocking: "interception stays in force and blocks while Postern is stopped (when_down = \"block\"); \"postern intercept down\" takes it out",
+}
+
+// takeOut says at once what has happened, for the wait may be long.
+func takeOut(ctx context.Context, w io.Writer, removal proxy.InterceptionRemoval) error {
 	var said error
-	ending, err := proxy.InterceptDown(ctx, linger, func() {
-		_, said = fmt.Fprintf(w, "new connections pass by; waiting %s for the last ones that Postern carries, interrupting is safe\n", linger)
-	})
+	removal.Waiting = func() {
+		_, said = fmt.Fprintf(w, "new connections pass by; waiting for the last ones that Postern carries, %s at most, interrupting is safe\n", removal.Linger)
+	}
+	ending, err := proxy.InterceptDown(ctx, removal)
 	if err != nil {
 		return runtimeError{err}
 	}
-	words := "interception is taken out, nothing of Postern's is left"
-	switch ending {
-	case proxy.NothingStood:
-		words = "nothing was in force"
-	case proxy.PutBack:
-		words = "interception was put in force again meanwhile, and stays"
-	}
-	if _, err := fmt.Fprintln(w, words); errors.Join(said, err) != nil {
+	if _, err := fmt.Fprintln(w, endings[ending]); errors.Join(said, err) != nil {
 		return runtimeError{errors.Join(said, err)}
 	}
 	return nil

@@ -27,6 +27,26 @@ const (
 // forwarding decision has not been made.
 const beforeBridging nftables.ChainPriority = -300
 
+// waitingTable is for a machine that starts, where an interface of the plan is
+// not there yet and may turn out to be a bridge, which only its address and ports
+// could be lifted from. Until Up is said again, new connections to the
+// intercepted ports wait across every bridge: their first packet is dropped, and
+// clients repeat it after a second. It is not for longer than that.
+func (p Plan) waitingTable() table {
+	t := table{family: nftables.TableFamilyBridge, sets: p.commonSets()}
+	prerouting := chain{name: hookChain, hook: &hook{kind: nftables.ChainTypeFilter, priority: beforeBridging}}
+	for _, v4 := range []bool{true, false} {
+		if p.reaches(v4) {
+			prerouting.rules = append(prerouting.rules, rule{"new connections across bridges", join(
+				isEtherType(v4), isTCP(), portIn(destinationPort, setPorts), isSYN(), jump(towardsServer+"0"))})
+		}
+	}
+	wait := chain{name: towardsServer + "0", rules: append(p.bridgeExemptions(source),
+		rule{"wait until the bridge is known", verdict(expr.VerdictDrop)})}
+	t.chains = []chain{wait, prerouting}
+	return t
+}
+
 // bridgeTable lifts what passes a bridge to this machine's own IP layer, where
 // the inet table waits for it: connections towards the intercepted ports, and
 // the answers from there, which belong to Postern's upstream legs. What bypass

@@ -135,7 +135,7 @@ func TestATableOfSomebodyElseUnderOurNameIsNeitherReplacedNorTakenOut(t *testing
 				func() error { _, err := tproxyPlan().Up(); return err },
 				func() error { _, err := redirectPlan().Up(); return err },
 				func() error { _, err := tproxyPlan().Show(); return err },
-				func() error { _, err := Down(within(t, patience), 0, func() {}); return err },
+				func() error { _, err := Down(within(t, patience), Removal{}); return err },
 			} {
 				isRefused(t, n.Gateway, "table "+familyName(family)+" postern has no chain ", attempt)
 			}

@@ -226,7 +226,7 @@ func TestWithoutTheCapabilityListeningDiallingAndUpSayWhatIsMissing(t *testing.T
 		},
 		"up":   func() error { _, err := tproxyPlan().Up(); return err },
 		"show": func() error { _, err := tproxyPlan().Show(); return err },
-		"down": func() error { _, err := Down(context.Background(), 0, func() {}); return err },
+		"down": func() error { _, err := Down(context.Background(), Removal{}); return err },
 	} {
 		if err := withCapabilities(t, f); !errors.Is(err, ErrPrivilege) || !strings.Contains(err.Error(), "CAP_NET_") {
 			t.Errorf("%s: %v", what, err)

@@ -70,7 +70,7 @@ func ownTables(connection *nftables.Conn) ([]*nftables.Table, error) {
 // under every plan, and stay while Down lingers.
 var signature = map[nftables.TableFamily][]string{
 	nftables.TableFamilyINet:   {hookChain, takeChain},
-	nftables.TableFamilyBridge: {hookChain, towardsServer + "0", towardsClient + "0"},
+	nftables.TableFamilyBridge: {hookChain, towardsServer + "0"},
 }
 
 func checkMade(connection *nftables.Conn, t *nftables.Table) error {

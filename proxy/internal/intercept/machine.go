@@ -55,6 +55,11 @@ func (m machine) byName(name string) netlink.Link {
 	return nil
 }
 
+// lacks tells whether one of the interfaces does not exist.
+func (m machine) lacks(interfaces []string) bool {
+	return slices.ContainsFunc(interfaces, func(name string) bool { return m.byName(name) == nil })
+}
+
 // bridges are the interfaces of the plan that are Ethernet bridges.
 func (m machine) bridges(p Plan) ([]bridge, error) {
 	var found []bridge

@@ -164,7 +164,7 @@ func TestWhatTheKernelRefusesLeavesEverythingAsItWas(t *testing.T) {
 	bridges := []bridge{{name: "br0", address: make([]byte, 6), ports: []string{"x", "x"}}}
 	err := n.Gateway.Do(func() error {
 		bridges[0].address = make([]byte, 99) // longer than any header
-		return plan.put(bridges)
+		return plan.put(plan.tables(bridges))
 	})
 	if err == nil {
 		t.Fatal("the kernel took it")

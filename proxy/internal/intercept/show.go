@@ -51,11 +51,11 @@ func (p Plan) Show() (State, error) {
 	}
 	state.Differences = append(state.Differences, changes.describe()...)
 	state.Agrees = len(state.Differences) == 0
-	standing, taking, err := inForce()
+	standing, now, err := inForce()
 	if err != nil {
 		return State{}, err
 	}
-	state.Taking, state.Lingering = taking, standing && !taking
+	state.Taking, state.Lingering = now.any, standing && !now.any
 	for _, t := range tables {
 		state.Rules = append(state.Rules, t.describe()...)
 	}

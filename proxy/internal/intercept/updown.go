@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // DefaultLinger is how long Down keeps what brings packets to sockets that are
@@ -30,7 +32,15 @@ type Report struct {
 //
 // Errors: those of Validate, *ObstacleError for what this machine lacks,
 // ErrPrivilege, or what the kernel said.
-func (p Plan) Up() (Report, error) {
+func (p Plan) Up() (Report, error) { return p.up(false) }
+
+// UpEarly is Up for a machine that starts, before it has a network: forwarding
+// and routes that pass needs are not asked for, and where an interface is not
+// there yet and WhenDown is Block, new connections wait that cross any bridge.
+// Up must follow once the network is there.
+func (p Plan) UpEarly() (Report, error) { return p.up(true) }
+
+func (p Plan) up(early bool) (Report, error) {
 	if err := p.Validate(); err != nil {
 		return Report{}, err
 	}
@@ -42,26 +52,34 @@ func (p Plan) Up() (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	if err := errors.Join(p.checkBridges(m, bridges), p.checkForwarding(m, bridges)); err != nil {
+	err = p.checkBridges(m, bridges)
+	if !early {
+		err = errors.Join(err, p.checkForwarding(m, bridges))
+	}
+	if err != nil {
 		return Report{}, err
 	}
 	report := Report{Running: countFlows(p.Ports), InputRule: p.inputRule()}
 	if p.Method != None {
 		report.Warnings = p.warnings(m, bridges)
 	}
-	return report, p.put(bridges)
+	tables := p.tables(bridges)
+	if early && p.Method != None && p.WhenDown == Block && len(bridges) == 0 && m.lacks(p.Interfaces) {
+		tables = append(tables, p.waitingTable())
+	}
+	return report, p.put(tables)
 }
 
 // put changes the kernel. Routing comes before the rules that need it, and what
 // an earlier plan needed goes last.
-func (p Plan) put(bridges []bridge) error {
+func (p Plan) put(tables []table) error {
 	changes, err := p.routingChanges()
 	if err != nil {
 		return err
 	}
 	undo, err := changes.add()
 	if err == nil {
-		err = replace(p.tables(bridges))
+		err = replace(tables)
 	}
 	if err != nil {
 		undo()
@@ -97,36 +115,54 @@ const (
 	TakenOut
 	// PutBack means that another Up came in while Down waited, and was left alone.
 	PutBack
+	// StillBlocking means that everything was left in force, as UnlessBlocking asks.
+	StillBlocking
 )
 
+// A Removal says how Down is to go about it.
+type Removal struct {
+	// Linger is how long Down waits at most for what the rules still carry.
+	// DefaultLinger is right; zero is for a machine that nobody uses.
+	Linger time.Duration
+	// UnlessBlocking leaves everything in force where connections are blocked
+	// while nothing listens.
+	UnlessBlocking bool
+	// Waiting, where it is not nil, is called before the wait, if there is one.
+	Waiting func()
+}
+
 // Down stops interception, in the network namespace of the calling thread,
-// whatever plan is in force. New connections go their own way at once; what
-// carries the packets of Postern's connections stays for the given time, which
-// this call waits out, and then goes too. Without it new connections from ports
-// that a client used through Postern a moment ago would hang, and those that
-// Postern still serves would break, as do those that outlast it. It returns at
-// once where no rules of Postern stand. A linger of zero is for a machine that
-// nobody uses. Before it waits it calls waiting.
+// whatever plan is in force. New connections go their own way at once. What
+// carries the packets of Postern's connections stays until the last socket of
+// these is gone, at most for r.Linger, which this call waits out, and then goes
+// too. Without it new connections from ports that a client used through Postern a
+// moment ago would hang, and those that Postern still serves would break, as do
+// those that outlast it. It returns at once where no rules of Postern stand.
 //
 // When the context ends first the rest is left in place, which is safe, and a
 // later Down removes it. Down does nothing where there is nothing to remove, and
 // nothing when another Up came in between.
-func Down(ctx context.Context, linger time.Duration, waiting func()) (Ending, error) {
-	standing, _, err := inForce()
+func Down(ctx context.Context, r Removal) (Ending, error) {
+	standing, taking, err := inForce()
 	if err != nil {
 		return NothingStood, err
+	}
+	if taking.blocks && r.UnlessBlocking {
+		return StillBlocking, nil
 	}
 	if standing {
 		if err := emptyTakeChain(); err != nil {
 			return NothingStood, err
 		}
-		if linger > 0 {
-			waiting()
+		if r.Linger > 0 && carried() {
+			if r.Waiting != nil {
+				r.Waiting()
+			}
+			if err := waitOut(ctx, r.Linger, carried); err != nil {
+				return NothingStood, fmt.Errorf("intercept: what carries the last connections was left in place: %w", err)
+			}
 		}
-		if err := pause(ctx, linger); err != nil {
-			return NothingStood, fmt.Errorf("intercept: what carries the last connections was left in place: %w", err)
-		}
-		if _, again, err := inForce(); err != nil || again {
+		if _, again, err := inForce(); err != nil || again.any {
 			return PutBack, err
 		}
 	}
@@ -143,38 +179,37 @@ func Down(ctx context.Context, linger time.Duration, waiting func()) (Ending, er
 	return TakenOut, change(present, routing{}).remove()
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// taking is what the rules in force do with new connections.
+type taking struct {
+	any    bool // they are taken
+	blocks bool // and blocked while nothing listens
 }
 
-// inForce tells whether rules of ours stand, and whether they take new
-// connections.
-func inForce() (standing, taking bool, err error) {
+// inForce tells whether rules of ours stand, and what they do.
+func inForce() (standing bool, now taking, err error) {
 	connection, err := nftables.New()
 	if err != nil {
-		return false, false, fmt.Errorf("intercept: nftables: %w", err)
+		return false, taking{}, fmt.Errorf("intercept: nftables: %w", err)
 	}
 	present, err := ownTables(connection)
 	if err != nil {
-		return false, false, err
+		return false, taking{}, err
 	}
 	for _, t := range present {
 		standing = true
 		if t.Family != nftables.TableFamilyINet {
 			continue
 		}
-		rules, err := kernelRules(t.Family, tableName, takeChain)
+		rules, err := connection.GetRules(t, &nftables.Chain{Name: takeChain})
 		if err != nil {
-			return false, false, err
+			return false, taking{}, fmt.Errorf("intercept: listing nftables rules: %w", err)
 		}
-		taking = taking || len(rules) > 0
+		now.any = now.any || len(rules) > 0
+		for _, r := range rules {
+			// A redirected connection to where nothing listens is refused.
+			now.blocks = now.blocks || slices.ContainsFunc(r.Exprs, is[*expr.Reject]) ||
+				slices.ContainsFunc(r.Exprs, is[*expr.Redir])
+		}
 	}
-	return standing, taking, nil
+	return standing, now, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -112,7 +113,7 @@ func downFirstStep(t *testing.T, host *netlab.Host) {
 	t.Helper()
 	over, cancel := context.WithCancel(context.Background())
 	cancel()
-	err := host.Do(func() error { _, err := Down(over, DefaultLinger, func() {}); return err })
+	err := host.Do(func() error { _, err := Down(over, Removal{Linger: DefaultLinger, Waiting: func() {}}); return err })
 	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want to be told that the rest stays", err)
 	}
@@ -120,7 +121,7 @@ func downFirstStep(t *testing.T, host *netlab.Host) {
 
 func downWholly(t *testing.T, host *netlab.Host) {
 	t.Helper()
-	if err := host.Do(func() error { _, err := Down(context.Background(), 0, func() {}); return err }); err != nil {
+	if err := host.Do(func() error { _, err := Down(context.Background(), Removal{}); return err }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -171,52 +172,105 @@ func TestConnectionsUnderWayGoOnWhileInterceptionIsTakenDown(t *testing.T) {
 	}
 }
 
+func takeDown(t *testing.T, host *netlab.Host, r Removal) (ending Ending) {
+	t.Helper()
+	err := host.Do(func() (err error) {
+		ending, err = Down(within(t, patience), r)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ending
+}
+
 func TestDownWaitsUntilTheLastConnectionsMayBeForgotten(t *testing.T) {
+	for _, plan := range []Plan{tproxyPlan(), redirectPlan()} {
+		t.Run(string(plan.Method), func(t *testing.T) {
+			n := routed(t)
+			up(t, n.Gateway, plan)
+			echo(t, n.Server, at(n.Server4, smtp))
+			startRelay(t, n.Gateway, plan)
+			mustCall(t, n.Client, anyPort, at(n.Server4, smtp))
+			const linger = 600 * time.Millisecond
+			began, told := time.Now(), 0
+			waiting := func() { told++ }
+			if got := takeDown(t, n.Gateway, Removal{Linger: linger, Waiting: waiting}); got != TakenOut || told != 1 {
+				t.Errorf("ending %d, told %d times", got, told)
+			}
+			if waited := time.Since(began); waited < linger {
+				t.Errorf("it waited %v, want %v", waited, linger)
+			}
+			if state := show(t, n.Gateway, plan); state.Taking || state.Lingering {
+				t.Errorf("%+v", state)
+			}
+			// Where nothing stands there is nothing to wait for.
+			if got := takeDown(t, n.Gateway, Removal{Linger: time.Hour, Waiting: waiting}); got != NothingStood || told != 1 {
+				t.Errorf("ending %d, told %d times", got, told)
+			}
+		})
+	}
+}
+
+func TestDownWaitsNoLongerThanAnythingIsCarried(t *testing.T) {
 	n := routed(t)
 	plan := tproxyPlan()
-	up(t, n.Gateway, plan)
-	const linger = 300 * time.Millisecond
-	began, told := time.Now(), 0
-	ending := func(limit time.Duration) (ending Ending) {
-		err := n.Gateway.Do(func() (err error) {
-			ending, err = Down(within(t, patience), limit, func() { told++ })
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
+	families(t, n, func(t *testing.T, client, server netip.Addr) {
+		up(t, n.Gateway, plan)
+		if got := takeDown(t, n.Gateway, Removal{Linger: time.Hour, Waiting: func() { t.Error("it waits for nothing") }}); got != TakenOut {
+			t.Errorf("ending %d", got)
 		}
-		return ending
+		up(t, n.Gateway, plan)
+		echo(t, n.Server, at(server, smtp))
+		r := startRelay(t, n.Gateway, plan)
+		mustCall(t, n.Client, anyPort, at(server, smtp))
+		told := 0
+		got := takeDown(t, n.Gateway, Removal{Linger: time.Hour, Waiting: func() { told++; r.reset() }})
+		if got != TakenOut || told != 1 {
+			t.Errorf("ending %d, told %d times", got, told)
+		}
+	})
+}
+
+// reset ends the connections without TIME_WAIT: the upstream one first, whose
+// server would answer the end of the other with its own.
+func (r *relay) reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, conn := range slices.Backward(r.conns) {
+		_ = errors.Join(conn.SetLinger(0), conn.Close())
 	}
-	if got := ending(linger); got != TakenOut || told != 1 {
-		t.Errorf("ending %d, told %d times", got, told)
-	}
-	if waited := time.Since(began); waited < linger {
-		t.Errorf("it waited %v, want %v", waited, linger)
-	}
-	if state := show(t, n.Gateway, plan); state.Taking || state.Lingering {
-		t.Errorf("%+v", state)
-	}
-	// Where nothing stands there is nothing to wait for.
-	if got := ending(time.Hour); got != NothingStood || told != 1 {
-		t.Errorf("ending %d, told %d times", got, told)
+}
+
+func TestDownCanLeaveWhatBlocks(t *testing.T) {
+	n := routed(t)
+	pass := tproxyPlan()
+	pass.WhenDown = Pass
+	for _, row := range []struct {
+		plan Plan
+		want Ending
+	}{{tproxyPlan(), StillBlocking}, {redirectPlan(), StillBlocking}, {pass, TakenOut}} {
+		up(t, n.Gateway, row.plan)
+		if got := takeDown(t, n.Gateway, Removal{UnlessBlocking: true}); got != row.want {
+			t.Errorf("%s, %s: ending %d, want %d", row.plan.Method, row.plan.WhenDown, got, row.want)
+		}
+		if state := show(t, n.Gateway, row.plan); state.Agrees != (row.want == StillBlocking) {
+			t.Errorf("%s, %s: %+v", row.plan.Method, row.plan.WhenDown, state)
+		}
 	}
 }
 
 func TestDownLeavesAnUpThatCameInBetweenAlone(t *testing.T) {
 	n := routed(t)
-	plan := tproxyPlan()
+	plan := redirectPlan() // with which it is never known whether anything is left to wait for
 	up(t, n.Gateway, plan)
-	var ending Ending
-	err := n.Gateway.Do(func() (err error) {
-		ending, err = Down(within(t, patience), time.Millisecond, func() {
-			if _, err := plan.Up(); err != nil {
-				t.Error(err)
-			}
-		})
-		return err
-	})
-	if err != nil || ending != PutBack {
-		t.Errorf("ending %d, %v", ending, err)
+	ending := takeDown(t, n.Gateway, Removal{Linger: time.Millisecond, Waiting: func() {
+		if _, err := plan.Up(); err != nil {
+			t.Error(err)
+		}
+	}})
+	if ending != PutBack {
+		t.Errorf("ending %d", ending)
 	}
 	if state := show(t, n.Gateway, plan); !state.Taking || !state.Agrees {
 		t.Errorf("state %+v", state)
