@@ -18,7 +18,8 @@ import (
 )
 
 func newCheck(o *options) *cobra.Command {
-	return o.printed(&cobra.Command{
+	var quiet bool
+	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Is the configuration sound, and what does it say?",
 		Long: `Read the configuration and every file that it names, as "postern run" would, and
@@ -33,6 +34,9 @@ when_down = "pass", and what bridges need. "postern intercept up" sees the rest.
 
     postern check && systemctl reload postern
 
+With --quiet only what would keep "postern run" from starting is said, and nothing
+else counts: that is how the service asks before it starts and before it reloads.
+
 Exit codes: 0 sound; 1 sound, but this machine does not fit it, or a rule has
 expired and matches nothing any more, so that the next one decides in its place;
 2 the configuration is at fault.`,
@@ -41,6 +45,9 @@ expired and matches nothing any more, so that the next one decides in its place;
 			c, err := o.check(time.Now())
 			if err != nil {
 				return err
+			}
+			if quiet {
+				return c.fault()
 			}
 			if o.json() {
 				err = printJSON(cmd.OutOrStdout(), c)
@@ -63,7 +70,17 @@ expired and matches nothing any more, so that the next one decides in its place;
 			}
 			return nil
 		},
-	})
+	}
+	cmd.Flags().BoolVar(&quiet, "quiet", false, "say only what is wrong with the configuration, and exit 2 for that alone")
+	return o.printed(cmd)
+}
+
+// fault is what is wrong with the file, nil where nothing is.
+func (c *checked) fault() error {
+	if len(c.faults) == 0 {
+		return nil
+	}
+	return c.faults
 }
 
 // checked is what "check --format json" prints.

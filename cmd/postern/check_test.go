@@ -239,3 +239,26 @@ expires = `+today)
 		}
 	})
 }
+
+// What an administrator should look at is no reason not to start.
+func TestAQuietCheckSaysOnlyWhatKeepsPosternFromStarting(t *testing.T) {
+	expired := write(t, `intercept.interfaces = ["lan0"]
+[[rule]]
+name = "old-scanner"
+from_networks = ["10.9.8.7"]
+on_handshake_failure = "cleartext"
+owner = "it-sec"
+expires = 2020-06-30
+`)
+	if got := postern(t, "check", "--config", expired); got.code != exitFinding {
+		t.Errorf("%+v", got)
+	}
+	if got := postern(t, "check", "--quiet", "--config", expired); got != (said{}) {
+		t.Errorf("%+v", got)
+	}
+	wrong := write(t, `intercept.interfaces = ["lan0", "lan0"]`)
+	want := postern(t, "check", "--config", wrong)
+	if got := postern(t, "check", "--quiet", "--config", wrong); got != want || got.code != exitUsage {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
