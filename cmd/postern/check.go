@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
+	"postern/cmd/internal/service"
 	"postern/enforce"
 	"postern/proxy"
 )
@@ -47,7 +48,7 @@ expired and matches nothing any more, so that the next one decides in its place;
 				return err
 			}
 			if quiet {
-				return c.fault()
+				return c.fault(service.NewNotifier())
 			}
 			if o.json() {
 				err = printJSON(cmd.OutOrStdout(), c)
@@ -75,12 +76,14 @@ expired and matches nothing any more, so that the next one decides in its place;
 	return o.printed(cmd)
 }
 
-// fault is what is wrong with the file, nil where nothing is.
-func (c *checked) fault() error {
+// fault is what is wrong with the file, nil where nothing is. The service manager,
+// if one asked, is told too: once it has given up starting, its status shows no
+// line of the log that says why.
+func (c *checked) fault(notify *service.Notifier) error {
 	if len(c.faults) == 0 {
 		return nil
 	}
-	return c.faults
+	return errors.Join(c.faults, notify.Status("the configuration is at fault: "+c.faults.Error()))
 }
 
 // checked is what "check --format json" prints.

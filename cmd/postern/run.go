@@ -66,7 +66,7 @@ func (d *daemon) run(ctx context.Context) error {
 		}
 	}()
 	if err := d.start(ctx); err != nil {
-		return err
+		return errors.Join(err, d.notify.Status("could not start: "+err.Error()))
 	}
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()

@@ -1,0 +1,76 @@
+//go:build install
+
+package installtest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"postern/proxy/proxytest/netlab"
+)
+
+// What "make test-packages" made, in absolute paths: trees of releases by their
+// name, and packages of two versions, the first the older.
+const (
+	treesVariable    = "POSTERN_TREES"
+	packagesVariable = "POSTERN_PACKAGES"
+)
+
+func TestMain(m *testing.M) {
+	code, err := netlab.Enter(netlab.Options{}, m.Run)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+func treesDir(t *testing.T) string { return variable(t, treesVariable) }
+
+func variable(t *testing.T, name string) string {
+	t.Helper()
+	value := os.Getenv(name)
+	if value == "" {
+		t.Fatalf("%s is not set: run make test-packages", name)
+	}
+	return value
+}
+
+// packages are the paths of this machine's packages of a kind, "deb" or "rpm", the
+// older and the newer.
+func packages(t *testing.T, kind string) (older, newer string) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(variable(t, packagesVariable), "*", "*."+kind))
+	must(t, err)
+	found = slices.DeleteFunc(found, func(path string) bool {
+		return !strings.Contains(path, "amd64") && !strings.Contains(path, "x86_64")
+	})
+	slices.Sort(found) // by directory: 1-…, 2-…
+	if len(found) != 2 {
+		t.Fatalf("%d packages found, expected two: %q", len(found), found)
+	}
+	return found[0], found[1]
+}
+
+// install installs a deb, the older one or the newer one.
+func (s *site) install(path string) string {
+	s.t.Helper()
+	return s.run("dpkg", "-i", s.bring(path))
+}
+
+func (s *site) start() {
+	s.t.Helper()
+	s.run("systemctl", "enable", "--now", "postern.target")
+}
+
+// isActive says what state units are in, "active active inactive".
+func (s *site) isActive(units ...string) string {
+	out, _ := s.try("systemctl", append([]string{"is-active"}, units...)...) // exits 3 where one is not
+	return strings.Join(strings.Fields(out), " ")
+}
+
+// units are all of them.
+var units = []string{"postern.target", "postern.socket", "postern.service", "postern-intercept.service", "postern-intercept-online.service"}

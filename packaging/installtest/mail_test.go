@@ -1,0 +1,257 @@
+//go:build install
+
+package installtest
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"postern/proxy/proxytest"
+	"postern/proxy/proxytest/netlab"
+)
+
+const smtp = 25
+
+// site is a machine between a client and a server.
+type site struct {
+	t       *testing.T
+	net     *netlab.Network
+	pki     *proxytest.PKI
+	servers map[netip.Addr]*proxytest.Server
+	*machine
+}
+
+// newSite gives a site whose machine is on, with packages and configuration to
+// come.
+func newSite(t *testing.T, release string) *site {
+	t.Helper()
+	s := &site{t: t, machine: newMachine(t, release)}
+	var err error
+	s.pki, err = proxytest.NewPKI("hospital")
+	must(t, err)
+	s.connect()
+	s.boot(s.net.Gateway)
+	return s
+}
+
+// connect lays a new network, as a machine finds it that starts. The one before
+// is gone.
+func (s *site) connect() {
+	s.t.Helper()
+	var err error
+	s.net, err = netlab.NewRouted()
+	must(s.t, err)
+	network := s.net
+	s.t.Cleanup(func() { must(s.t, network.Close()) })
+	certificate, err := s.pki.Issue(proxytest.Leaf{Names: []string{"mx.test"}})
+	must(s.t, err)
+	s.servers = map[netip.Addr]*proxytest.Server{}
+	for _, address := range []netip.Addr{s.net.Server4, s.net.Server6} {
+		listener, err := s.net.Server.Listen(netip.AddrPortFrom(address, smtp))
+		must(s.t, err)
+		server := proxytest.Serve(listener, proxytest.ServerConfig{
+			TLS: &tls.Config{Certificates: []tls.Certificate{certificate}}, Discard: true})
+		s.servers[address] = server
+		s.t.Cleanup(func() { _ = server.Close() })
+	}
+}
+
+// client is the address from which one sends to a server.
+func (s *site) client(to netip.Addr) netip.Addr {
+	if to.Is4() {
+		return s.net.Client4
+	}
+	return s.net.Client6
+}
+
+// configure writes a configuration that goes, and what is added to it.
+func (s *site) configure(whenDown, more string) {
+	s.t.Helper()
+	dir := filepath.Join(s.disk, "etc/postern/tls")
+	if _, err := os.Stat(filepath.Join(dir, "cert.pem")); err != nil {
+		certificate, err := s.pki.Issue(proxytest.Leaf{Names: []string{"edge.hospital.example"}})
+		must(s.t, err)
+		_, _, err = proxytest.WriteCertificate(dir, "edge", certificate)
+		must(s.t, err)
+		s.machine.run("sh", "-c", "cd /etc/postern/tls && mv edge.pem cert.pem && mv edge.key key.pem && chown root:postern *.pem && chmod 0640 *.pem")
+	}
+	s.write("/etc/postern/postern.toml", fmt.Sprintf(`[intercept]
+interfaces = ["lan0"]
+when_down = %q
+[log]
+format = "journal"
+[[tls.certificate]]
+name = "edge"
+cert = "/etc/postern/tls/cert.pem"
+key = "/etc/postern/tls/key.pem"
+%s`, whenDown, more), 0o640)
+}
+
+// fate is what became of one attempt to send a message.
+type fate struct {
+	accepted bool
+	refused  bool // the connection was
+	direct   bool // it did not come by Postern
+	report   proxytest.Report
+	err      error
+}
+
+// send sends one message in clear, from the given port or any.
+func (s *site) send(to netip.Addr, port uint16, content string) fate {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	from := netip.AddrPort{}
+	if port != 0 {
+		from = netip.AddrPortFrom(s.client(to), port)
+	}
+	conn, err := s.net.Client.Dial(ctx, from, netip.AddrPortFrom(to, smtp))
+	if err != nil {
+		return fate{refused: errors.Is(err, unix.ECONNREFUSED), err: err}
+	}
+	d := proxytest.Delivery{Timeout: time.Minute, Mails: []proxytest.Mail{{
+		From: "anna@hospital.example", To: []string{"ben@mx.test"}, Content: []byte(content + "\r\n")}}}
+	report := proxytest.Deliver(conn, d)
+	// The server has TLS, and the client has none: with Postern the message comes
+	// in TLS and STARTTLS is offered to the client all the same.
+	messages := s.servers[to].Messages()
+	direct := report.Accepted(d) && len(messages) > 0 && !messages[len(messages)-1].TLS
+	return fate{accepted: report.Accepted(d), direct: direct, report: report, err: report.Err}
+}
+
+// guarded wants a message to arrive by Postern, in each family.
+func (s *site) guarded() {
+	s.t.Helper()
+	for to := range s.servers {
+		if f := s.send(to, 0, "guarded"); !f.accepted || f.direct {
+			s.t.Errorf("to %s: %+v", to, f)
+		}
+	}
+}
+
+// blocked wants connections to be reset, also from ports that were in use.
+func (s *site) blocked() {
+	s.t.Helper()
+	for to := range s.servers {
+		for _, port := range append(reused, 0) {
+			if f := s.send(to, port, "blocked"); !f.refused {
+				s.t.Errorf("from port %d to %s: not refused: %+v", port, to, f)
+			}
+		}
+	}
+}
+
+// open wants messages to arrive without Postern, also from ports that were in use.
+func (s *site) open() {
+	s.t.Helper()
+	for to := range s.servers {
+		for _, port := range append(reused, 0) {
+			if f := s.send(to, port, "open"); !f.accepted || !f.direct {
+				s.t.Errorf("from port %d to %s: %+v", port, to, f)
+			}
+		}
+	}
+}
+
+// reused are ports that a client uses by Postern, and again.
+var reused = []uint16{40000, 40001, 40002}
+
+// use leaves the ports in use (TIME_WAIT) on the machine.
+func (s *site) use() {
+	s.t.Helper()
+	for to := range s.servers {
+		for _, port := range reused {
+			if f := s.send(to, port, "used"); !f.accepted || f.direct {
+				s.t.Errorf("from port %d to %s: %+v", port, to, f)
+			}
+		}
+	}
+}
+
+// A load sends messages all the while, and again what was deferred.
+type load struct {
+	site *site
+	stop chan struct{}
+	wait sync.WaitGroup
+
+	mu       sync.Mutex
+	sent     int // messages that were accepted in the end
+	deferred int // attempts that were not
+	refused  []string
+}
+
+func (s *site) load(senders int) *load {
+	l := &load{site: s, stop: make(chan struct{})}
+	for i := range senders {
+		to := s.net.Server4
+		if i%2 == 1 {
+			to = s.net.Server6
+		}
+		l.wait.Go(func() { l.send(i, to) })
+	}
+	return l
+}
+
+func (l *load) send(sender int, to netip.Addr) {
+	for n := 0; ; n++ {
+		for {
+			f := l.site.send(to, 0, fmt.Sprintf("load %d %d", sender, n))
+			l.mu.Lock()
+			switch {
+			case f.refused:
+				l.refused = append(l.refused, f.err.Error())
+			case f.accepted:
+				l.sent++
+			default:
+				l.deferred++
+			}
+			l.mu.Unlock()
+			if f.accepted {
+				break
+			}
+		}
+		select {
+		case <-l.stop:
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// end waits until every message was accepted and wants each to have arrived, in
+// TLS, and no connection to have been refused.
+func (l *load) end() {
+	t := l.site.t
+	t.Helper()
+	close(l.stop)
+	l.wait.Wait()
+	if len(l.refused) > 0 {
+		t.Errorf("%d connections were refused: %s", len(l.refused), l.refused[0])
+	}
+	if l.sent == 0 {
+		t.Error("nothing was sent")
+	}
+	arrived, clear := 0, 0
+	for _, server := range l.site.servers {
+		for _, m := range server.Messages() {
+			arrived++
+			if !m.TLS {
+				clear++
+			}
+		}
+	}
+	if arrived < l.sent || clear > 0 {
+		t.Errorf("%d accepted, %d arrived, %d of them in clear", l.sent, arrived, clear)
+	}
+	t.Logf("%d messages accepted, %d attempts deferred, 0 connections refused", l.sent, l.deferred)
+}
