@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
 	"cmd/postern": {"cmd/internal/config", "cmd/internal/service", "proxy", "enforce", "smtpwire", "smtpwire/tlshello",
 		"github.com/spf13/cobra", "go.uber.org/zap"},
+	"packaging":           {},
 	"packaging/changelog": {},
 	"packaging/manual":    {"github.com/spf13/cobra", "github.com/spf13/pflag"},
 	"cmd/postern-lab":     {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
