@@ -54,11 +54,11 @@ func configured(doc string) string {
 func TestTheExamplesShowWhatInterceptUpSets(t *testing.T) {
 	for _, name := range []string{"router.nft", "bridge.nft"} {
 		t.Run(name, func(t *testing.T) {
-			make := netlab.NewRouted
+			lay := netlab.NewRouted
 			if name == "bridge.nft" {
-				make = netlab.NewBridged
+				lay = netlab.NewBridged
 			}
-			n, err := make()
+			n, err := lay()
 			if err != nil {
 				t.Fatal(err)
 			}
