@@ -8,16 +8,21 @@
 #              needs Postfix, and root or uidmap
 # make load    hostile load: slow peers, floods, ten thousand idle sessions
 # make build   the programs, in build/
+# make packages  deb and rpm for amd64 and arm64, in build/packages/; the same source
+#              gives the same bytes. VERSION=1.2.3 names another version
 
 GO       ?= go
 FUZZTIME ?= 10m
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+VERSION  ?= $(shell ./packaging/version)
 
-.PHONY: build demo attack soak load test fuzz clean
+.PHONY: build packages demo attack soak load test fuzz clean
 
 build:
 	@mkdir -p build
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/ ./cmd/...
+
+packages:
+	@GO="$(GO)" VERSION="$(VERSION)" ./packaging/build
 
 demo: build
 	@./build/postern-lab demo --postern ./build/postern

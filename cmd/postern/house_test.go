@@ -41,6 +41,9 @@ var mayImport = map[string][]string{
 		"github.com/spf13/cobra", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 
+	"packaging":             {},
+	"packaging/changelog":   {},
+	"packaging/manual":      {"github.com/spf13/cobra", "github.com/spf13/pflag"},
 	"packaging/installtest": {}, // but for its tests
 }
 

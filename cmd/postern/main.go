@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -26,8 +25,6 @@ const (
 	exitFinding = 1 // something was found, or failed while running
 	exitUsage   = 2 // the command line or the configuration is at fault
 )
-
-func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run is the program: what main does, for tests to do in-process.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {

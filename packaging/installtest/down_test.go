@@ -34,7 +34,7 @@ func TestWhenTheTargetIsStoppedWhenDownHolds(t *testing.T) {
 			s.guarded()
 			s.use()
 			began := time.Now()
-			s.run("systemctl", "stop", "postern.target")
+			s.stop()
 			t.Logf("stopping took %v", time.Since(began).Round(time.Second))
 			row.want(s)
 			if row.word == "pass" {
@@ -47,7 +47,7 @@ func TestWhenTheTargetIsStoppedWhenDownHolds(t *testing.T) {
 			s.run("systemctl", "stop", "postern.service")
 			s.guarded()
 
-			s.run("systemctl", "stop", "postern.target")
+			s.stop()
 			s.run("postern", "intercept", "down")
 			s.wantNoTrace()
 			s.open()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"postern/proxy/proxytest/netlab"
 )
@@ -64,6 +65,16 @@ func (s *site) install(path string) string {
 func (s *site) start() {
 	s.t.Helper()
 	s.run("systemctl", "enable", "--now", "postern.target")
+}
+
+// stop stops everything and waits for it: systemctl itself waits for the target
+// alone.
+func (s *site) stop() {
+	s.t.Helper()
+	s.run("systemctl", "stop", "postern.target")
+	s.eventually("all is stopped", 2*time.Minute, func() bool {
+		return s.isActive(units...) == "inactive inactive inactive inactive inactive"
+	})
 }
 
 // isActive says what state units are in, "active active inactive".

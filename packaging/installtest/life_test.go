@@ -40,7 +40,7 @@ func TestAnUpgradeUnderLoadRefusesNoConnection(t *testing.T) {
 	// The administrator's configuration is not asked about, and stays.
 	s.guarded()
 
-	s.run("systemctl", "stop", "postern.target")
+	s.stop()
 	s.install(older) // a downgrade
 	if got := s.isActive(units...); got != "inactive inactive inactive inactive inactive" {
 		t.Errorf("what was stopped is %s", got)
@@ -113,6 +113,7 @@ func TestAfterARebootTheEdgeIsGuardedBeforeTheNetworkIsUp(t *testing.T) {
 	s.install(older)
 	s.configure("block", "")
 	s.run("systemctl", "enable", "systemd-networkd.service") // manages nothing here, but is a network
+	s.run("systemctl", "mask", "systemd-networkd-wait-online.service")
 	s.start()
 	s.guarded()
 	for _, how := range []func(){s.shutdown, s.off} {
@@ -147,9 +148,10 @@ func TestInterceptionComesBackWhenNftablesIsRestarted(t *testing.T) {
 	s.start()
 	for _, verb := range []string{"restart", "reload"} {
 		s.run("systemctl", verb, "nftables.service")
-		if out, err := s.try("postern", "intercept", "show"); err != nil {
-			t.Errorf("after %s: %v: %s", verb, err, out)
-		}
+		s.eventually("interception is back after a "+verb, 10*time.Second, func() bool {
+			_, err := s.try("postern", "intercept", "show")
+			return err == nil
+		})
 		s.guarded()
 	}
 }
