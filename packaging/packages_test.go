@@ -18,25 +18,39 @@ import (
 	"postern/packaging/manual"
 )
 
-// each runs a test on each package.
-func each(t *testing.T, test func(t *testing.T, b built)) {
-	t.Helper()
-	for _, b := range packages(t) {
-		t.Run(b.name, func(t *testing.T) { test(t, b) })
+func TestEveryPackage(t *testing.T) {
+	all := packages(t)
+	for _, row := range []struct {
+		sentence string
+		check    func(*testing.T, built)
+	}{
+		{"has its files and no others", hasItsFiles},
+		{"has a program that is static and says nothing of the machine that built it", hasAStaticProgram},
+		{"has a changelog that begins with its version", hasItsChangelog},
+		{"has no compressed file that says when or from what", hasNamelessArchives},
+		{"says in its header what it is", hasItsHeader},
+		{"has its scripts", hasItsScripts},
+	} {
+		t.Run(row.sentence, func(t *testing.T) {
+			for _, b := range all {
+				t.Run(b.name, func(t *testing.T) { row.check(t, b) })
+			}
+		})
 	}
+	t.Run("is of one version and time", func(t *testing.T) { areOfOneVersion(t, all) })
 }
 
-func TestThePackagesAreOfOneVersionAndTimeAndBothArchitectures(t *testing.T) {
+func areOfOneVersion(t *testing.T, all []built) {
 	seen := map[string]string{}
 	times := map[string]bool{}
-	each(t, func(t *testing.T, b built) {
+	for _, b := range all {
 		seen[b.kind+" "+b.arch] = b.version
 		times[b.time] = true
 		names := map[string]string{"deb": "postern_" + b.version + "_" + b.arch + ".deb", "rpm": "postern-" + b.version + "-1." + b.header["ARCH"] + ".rpm"}
 		if b.name != names[b.kind] {
-			t.Errorf("version %s, architecture %s", b.version, b.arch)
+			t.Errorf("%s: version %s, architecture %s", b.name, b.version, b.arch)
 		}
-	})
+	}
 	for _, name := range []string{"deb amd64", "deb arm64", "rpm amd64", "rpm arm64"} {
 		if seen[name] == "" || seen[name] != seen["deb amd64"] {
 			t.Errorf("%s: %q of %v", name, seen[name], seen)
@@ -124,43 +138,41 @@ func glob(t *testing.T, pattern string) []string {
 
 var page = regexp.MustCompile(`^/usr/share/man/man([58])/postern[a-z.-]*\.([58])\.gz$`)
 
-func TestThePackagesHaveTheirFilesAndNoOthers(t *testing.T) {
-	each(t, func(t *testing.T, b built) {
-		want := expected(t, b.kind)
-		pages := 0
-		for name, f := range b.files {
-			w, ok := want[name]
-			switch m := page.FindStringSubmatch(name); {
-			case ok:
-			case m != nil && m[1] == m[2]:
-				pages++
-				w = file{mode: 0o644, owner: "root:root", doc: b.kind == "rpm"}
-			case b.kind == "deb" && f.mode.IsDir(): // those that lead there
-				w = file{mode: os.ModeDir | 0o755, owner: "root:root"}
-			default:
-				t.Errorf("%s is not expected", name)
-				continue
-			}
-			if f.mode != w.mode || f.owner != w.owner || f.config != w.config || f.doc != w.doc {
-				t.Errorf("%s: %s %s config %v doc %v", name, f.mode, f.owner, f.config, f.doc)
-			}
-			delete(want, name)
+func hasItsFiles(t *testing.T, b built) {
+	want := expected(t, b.kind)
+	pages := 0
+	for name, f := range b.files {
+		w, ok := want[name]
+		switch m := page.FindStringSubmatch(name); {
+		case ok:
+		case m != nil && m[1] == m[2]:
+			pages++
+			w = file{mode: 0o644, owner: "root:root", doc: b.kind == "rpm"}
+		case b.kind == "deb" && f.mode.IsDir(): // those that lead there
+			w = file{mode: os.ModeDir | 0o755, owner: "root:root"}
+		default:
+			t.Errorf("%s is not expected", name)
+			continue
 		}
-		for name := range want {
-			t.Errorf("%s is missing", name)
+		if f.mode != w.mode || f.owner != w.owner || f.config != w.config || f.doc != w.doc {
+			t.Errorf("%s: %s %s config %v doc %v", name, f.mode, f.owner, f.config, f.doc)
 		}
-		if pages < 10 {
-			t.Errorf("%d pages", pages)
+		delete(want, name)
+	}
+	for name := range want {
+		t.Errorf("%s is missing", name)
+	}
+	if pages < 10 {
+		t.Errorf("%d pages", pages)
+	}
+	for _, f := range manual.Files {
+		if _, ok := b.files[path.Clean(f[0])]; !ok {
+			t.Errorf("%s is named in the manual, and is not there", f[0])
 		}
-		for _, f := range manual.Files {
-			if _, ok := b.files[path.Clean(f[0])]; !ok {
-				t.Errorf("%s is named in the manual, and is not there", f[0])
-			}
-		}
-	})
+	}
 }
 
-func TestTheProgramIsStaticAndSaysNothingOfTheMachineThatBuiltIt(t *testing.T) {
+func hasAStaticProgram(t *testing.T, b built) {
 	home, err := os.UserHomeDir()
 	if err != nil {
 		t.Fatal(err)
@@ -170,114 +182,104 @@ func TestTheProgramIsStaticAndSaysNothingOfTheMachineThatBuiltIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	modules := strings.TrimSpace(string(output(t, "go", "env", "GOMODCACHE")))
-	each(t, func(t *testing.T, b built) {
-		binary := b.files["/usr/bin/postern"].content
-		f, err := elf.NewFile(bytes.NewReader(binary))
-		if err != nil {
-			t.Fatal(err)
+	binary := b.files["/usr/bin/postern"].content
+	f, err := elf.NewFile(bytes.NewReader(binary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[b.arch]; f.Machine != want {
+		t.Errorf("machine %s", f.Machine)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			t.Errorf("%s: it is not static", p.Type)
 		}
-		if want := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[b.arch]; f.Machine != want {
-			t.Errorf("machine %s", f.Machine)
+	}
+	info, err := buildinfo.Read(bytes.NewReader(binary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" || s.Key == "-trimpath" && s.Value != "true" {
+			t.Errorf("built with %s", s)
 		}
-		for _, p := range f.Progs {
-			if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
-				t.Errorf("%s: it is not static", p.Type)
-			}
+	}
+	for _, place := range []string{tree, modules, filepath.Join(home, "go"), "/build/stage"} {
+		if bytes.Contains(binary, []byte(place)) {
+			t.Errorf("%s is named in it", place)
 		}
-		info, err := buildinfo.Read(bytes.NewReader(binary))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" || s.Key == "-trimpath" && s.Value != "true" {
-				t.Errorf("built with %s", s)
-			}
-		}
-		for _, place := range []string{tree, modules, filepath.Join(home, "go"), "/build/stage"} {
-			if bytes.Contains(binary, []byte(place)) {
-				t.Errorf("%s is named in it", place)
-			}
-		}
-		if !bytes.Contains(binary, []byte(b.version)) {
-			t.Error("it does not know its version")
-		}
-	})
+	}
+	if !bytes.Contains(binary, []byte(b.version)) {
+		t.Error("it does not know its version")
+	}
 }
 
-func TestTheChangelogBeginsWithThisVersion(t *testing.T) {
-	each(t, func(t *testing.T, b built) {
-		if b.kind == "rpm" {
-			if !strings.HasSuffix(b.header["CHANGELOGNAME"], "> - "+b.version+"-1") {
-				t.Errorf("%s", b.header["CHANGELOGNAME"])
-			}
-			return
+func hasItsChangelog(t *testing.T, b built) {
+	if b.kind == "rpm" {
+		if !strings.HasSuffix(b.header["CHANGELOGNAME"], "> - "+b.version+"-1") {
+			t.Errorf("%s", b.header["CHANGELOGNAME"])
 		}
-		z, err := gzip.NewReader(bytes.NewReader(b.files["/usr/share/doc/postern/changelog.gz"].content))
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := io.ReadAll(z)
-		if err != nil || !strings.HasPrefix(string(text), "postern ("+b.version+") ") {
-			t.Errorf("%.60s %v", text, err)
-		}
-	})
+		return
+	}
+	z, err := gzip.NewReader(bytes.NewReader(b.files["/usr/share/doc/postern/changelog.gz"].content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(z)
+	if err != nil || !strings.HasPrefix(string(text), "postern ("+b.version+") ") {
+		t.Errorf("%.60s %v", text, err)
+	}
 }
 
-func TestNoCompressedFileSaysWhenOrFromWhat(t *testing.T) {
-	each(t, func(t *testing.T, b built) {
-		found := 0
-		for name, f := range b.files {
-			if !strings.HasSuffix(name, ".gz") {
-				continue
-			}
-			found++
-			z, err := gzip.NewReader(bytes.NewReader(f.content))
-			if err != nil || z.Name != "" || !z.ModTime.IsZero() {
-				t.Errorf("%s: %v", name, err)
-			}
+func hasNamelessArchives(t *testing.T, b built) {
+	found := 0
+	for name, f := range b.files {
+		if !strings.HasSuffix(name, ".gz") {
+			continue
 		}
-		if found == 0 {
-			t.Error("none")
+		found++
+		z, err := gzip.NewReader(bytes.NewReader(f.content))
+		if err != nil || z.Name != "" || !z.ModTime.IsZero() {
+			t.Errorf("%s: %v", name, err)
 		}
-	})
+	}
+	if found == 0 {
+		t.Error("none")
+	}
 }
 
-func TestTheHeaderOfTheRPMSaysWhatItIs(t *testing.T) {
-	each(t, func(t *testing.T, b built) {
-		if b.kind != "rpm" {
-			return
+func hasItsHeader(t *testing.T, b built) {
+	if b.kind != "rpm" {
+		return
+	}
+	requires := strings.Fields(b.header["REQUIRES"])
+	for _, name := range []string{"/usr/bin/systemd-sysusers", "/usr/bin/systemd-tmpfiles"} {
+		if !slices.Contains(requires, name) {
+			t.Errorf("%s is not required", name)
 		}
-		requires := strings.Fields(b.header["REQUIRES"])
-		for _, name := range []string{"/usr/bin/systemd-sysusers", "/usr/bin/systemd-tmpfiles"} {
-			if !slices.Contains(requires, name) {
-				t.Errorf("%s is not required", name)
-			}
+	}
+	for tag, want := range map[string]string{
+		"LICENSE": "Apache-2.0 AND BSD-3-Clause AND MIT", "BUILDHOST": "localhost", "RELEASE": "1",
+	} {
+		if b.header[tag] != want {
+			t.Errorf("%s is %s", tag, b.header[tag])
 		}
-		for tag, want := range map[string]string{
-			"LICENSE": "Apache-2.0 AND BSD-3-Clause AND MIT", "BUILDHOST": "localhost", "RELEASE": "1",
-		} {
-			if b.header[tag] != want {
-				t.Errorf("%s is %s", tag, b.header[tag])
-			}
-		}
-	})
+	}
 }
 
-func TestEachPackageHasItsScripts(t *testing.T) {
+func hasItsScripts(t *testing.T, b built) {
 	want := map[string][]string{"deb": {"postinst", "postrm", "prerm"}, "rpm": {"POSTIN", "POSTUN", "PREIN", "PREUN"}}
-	each(t, func(t *testing.T, b built) {
-		var names []string
-		for name, text := range b.scripts {
-			names = append(names, name)
-			check := exec.Command("sh", "-n")
-			check.Stdin = strings.NewReader(text)
-			if out, err := check.CombinedOutput(); err != nil {
-				t.Errorf("%s: %v %s", name, err, out)
-			}
+	var names []string
+	for name, text := range b.scripts {
+		names = append(names, name)
+		check := exec.Command("sh", "-n")
+		check.Stdin = strings.NewReader(text)
+		if out, err := check.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v %s", name, err, out)
 		}
-		slices.Sort(names)
-		if !slices.Equal(names, want[b.kind]) {
-			t.Errorf("%v", names)
-		}
-	})
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, want[b.kind]) {
+		t.Errorf("%v", names)
+	}
 }
