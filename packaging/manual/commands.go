@@ -18,10 +18,10 @@ var Files = [][2]string{
 	{"/etc/postern/postern.toml", "The configuration, see postern.toml(5)."},
 	{"/etc/postern/tls/", "Certificates and keys. They are root's, and the group postern may read them."},
 	{"/usr/lib/systemd/system/postern.target", "All of it: interception, the sockets and the proxy. To stop this is to stop Postern."},
-	{"/usr/lib/systemd/system/postern.service", "The proxy. To stop this alone is a pause: the sockets stay, and connections wait in them."},
+	{"/usr/lib/systemd/system/postern.service", "The proxy. To stop this alone is a pause: connections wait in the sockets, and the next one starts it again."},
 	{"/usr/lib/systemd/system/postern.socket", "The sockets that connections are handed to."},
 	{"/usr/lib/systemd/system/postern-intercept.service", "Interception, put in force at start and taken out at stop."},
-	{"/usr/share/doc/postern/examples/", "Rules for firewalls."},
+	{"/usr/share/doc/postern/examples/", "A firewall's rule for intercepted packets, and what interception sets, as nft shows it."},
 }
 
 // Commands gives a page for the program and for each command below it.
