@@ -118,6 +118,10 @@ func TestAfterARebootTheEdgeIsGuardedBeforeTheNetworkIsUp(t *testing.T) {
 	s.guarded()
 	for _, how := range []func(){s.shutdown, s.off} {
 		how()
+		// What is blocked stays blocked until the network is gone.
+		if journal := s.journalOnDisk(); strings.Contains(journal, "Stopping postern-intercept.service") {
+			t.Errorf("interception was taken out before the machine was off:\n%s", journal)
+		}
 		s.connect()
 		s.boot(s.net.Gateway)
 		s.eventually("all has started", 20*time.Second, func() bool {
