@@ -123,7 +123,7 @@ func (c chain) declare(t *nftables.Table) *nftables.Chain {
 	if c.hook != nil {
 		policy := nftables.ChainPolicyAccept
 		declared.Type, declared.Priority = c.hook.kind, &c.hook.priority
-		declared.Hooknum, declared.Policy = nftables.ChainHookPrerouting, &policy
+		declared.Hooknum, declared.Policy = c.hook.number(), &policy
 	}
 	return declared
 }

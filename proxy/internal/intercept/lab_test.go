@@ -119,6 +119,7 @@ func show(t *testing.T, host *netlab.Host, p Plan) State {
 // relay is the smallest daemon: it copies between its two legs.
 type relay struct {
 	host *netlab.Host
+	uid  int // whom it dials as
 	gate *Gate
 	// connect limits dialling, a time.Duration.
 	connect atomic.Int64
@@ -144,8 +145,13 @@ func gateOf(t *testing.T, p Plan) *Gate {
 // startRelay listens as the plan says. It is stopped at the end of the test.
 func startRelay(t *testing.T, host *netlab.Host, p Plan) *relay {
 	t.Helper()
+	return startRelayAs(t, host, p, os.Geteuid())
+}
+
+func startRelayAs(t *testing.T, host *netlab.Host, p Plan, uid int) *relay {
+	t.Helper()
 	r := &relay{
-		host: host, gate: gateOf(t, p),
+		host: host, uid: uid, gate: gateOf(t, p),
 		arrivals: make(chan Arrival, 10000), refused: make(chan error, 10000),
 	}
 	r.connect.Store(int64(patience))
@@ -200,8 +206,10 @@ func (r *relay) serve(client *net.TCPConn) error {
 	err = r.host.Do(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.connect.Load()))
 		defer cancel()
-		upstream, err = r.gate.Dial(ctx, arrival.Client, arrival.Destination)
-		return err
+		return asUser(r.uid, func() error {
+			upstream, err = r.gate.Dial(ctx, arrival, arrival.Destination)
+			return err
+		})
 	})
 	if err != nil {
 		return err
@@ -300,6 +308,11 @@ func call(host *netlab.Host, from, to netip.AddrPort) (*visit, error) {
 	if err != nil {
 		return nil, err
 	}
+	return greeted(conn)
+}
+
+// greeted reads whom the server sees.
+func greeted(conn *net.TCPConn) (*visit, error) {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}

@@ -123,7 +123,8 @@ func (p Plan) CheckMachine() error {
 		m = machine{}
 	}
 	bridges, err := m.bridges(p)
-	return errors.Join(err, p.checkBridges(m, bridges), p.checkForwarding(m, bridges))
+	_, unknown := p.findUser()
+	return errors.Join(err, unknown, p.checkBridges(m, bridges), p.checkForwarding(m, bridges))
 }
 
 // forwardingSysctl switches a family's forwarding.

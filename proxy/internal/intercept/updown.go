@@ -34,6 +34,10 @@ func (p Plan) Up() (Report, error) {
 	if err := p.Validate(); err != nil {
 		return Report{}, err
 	}
+	p, err := p.findUser()
+	if err != nil {
+		return Report{}, err
+	}
 	m, err := inspect()
 	if err != nil {
 		return Report{}, err
