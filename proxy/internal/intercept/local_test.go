@@ -38,6 +38,7 @@ func asUser(uid int, open func() error) error {
 	if uid == os.Geteuid() {
 		return open()
 	}
+	// What cannot be is not an error to the kernel, but shows.
 	if _, err := unix.SetfsuidRetUid(uid); err != nil {
 		return err
 	}
@@ -266,5 +267,33 @@ func TestAUserThatThisMachineLacksIsAnObstacle(t *testing.T) {
 	if state := show(t, n.Gateway, plan); state.Agrees || !strings.Contains(strings.Join(state.Differences, "\n"),
 		`chain output of table inet: rule 1 is not "Postern's own connections, those of user 4711"`) {
 		t.Errorf("%q", state.Differences)
+	}
+}
+
+// No rule is needed: what comes in on lo is let in by every firewall.
+func TestBesideTheFirewallsOfOthersThisMachinesOwnConnectionsAreTaken(t *testing.T) {
+	s := toolsOf(t)
+	for _, wall := range []string{"docker", "router", "ufw", "firewalld"} {
+		t.Run(wall, func(t *testing.T) {
+			n := routed(t)
+			if err := n.Gateway.AddBridge("docker0", nil, prefixes("172.17.0.1/16", "fd00:17::1/64")...); err != nil {
+				t.Fatal(err)
+			}
+			s.put(t, n.Gateway, wall)
+			before := s.seen(t, n.Gateway)
+			plan := ownPlan()
+			up(t, n.Gateway, plan)
+			s.unchanged(t, n.Gateway, "after up", before)
+			startRelayAs(t, n.Gateway, plan, posternUser)
+			locally(t, n, func(t *testing.T, own, server netip.Addr) {
+				echo(t, n.Server, at(server, smtp))
+				v := mustCall(t, n.Gateway, anyPort, at(server, smtp))
+				if err := v.transfer(); err != nil || !v.wasIntercepted() || v.seen.Addr() != own {
+					t.Errorf("the server sees %s: %v", v.seen, err)
+				}
+			})
+			downWholly(t, n.Gateway)
+			s.unchanged(t, n.Gateway, "after down", before)
+		})
 	}
 }
