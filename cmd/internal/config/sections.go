@@ -140,6 +140,9 @@ func interfaceName(s string) (string, string) {
 	}) {
 		return "", `the name of an interface such as "lan0"`
 	}
+	if name, _, ok := strings.Cut(s, "@"); ok {
+		return "", quote(name) + ": what ip(8) shows behind the @ is the interface below it"
+	}
 	return s, ""
 }
 

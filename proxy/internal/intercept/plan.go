@@ -117,6 +117,10 @@ func (p Plan) validateInterfaces(report reporter) {
 		case name == "" || len(name) >= interfaceNameSize || name == "." || name == ".." ||
 			strings.ContainsAny(name, "/:* \t\n\v\f\r\x00"):
 			report(key, "found %q, want an interface name of 1 to %d bytes", name, interfaceNameSize-1)
+		case strings.Contains(name, "@"):
+			// Nobody's interface, or it would silently carry nothing.
+			own, _, _ := strings.Cut(name, "@")
+			report(key, "found %q, want %q: what ip(8) shows behind the @ is the interface below it", name, own)
 		case seen[name]:
 			report(key, "%s stands twice", name)
 		}

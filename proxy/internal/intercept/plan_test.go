@@ -23,6 +23,7 @@ func TestEveryMistakeOfAPlanIsNamedWithItsKey(t *testing.T) {
 		{"too long an interface", func(p *Plan) { p.Interfaces = []string{"sixteen-bytes-00"} }, "1 to 15 bytes"},
 		{"a pattern", func(p *Plan) { p.Interfaces = []string{"eth*"} }, `found "eth*"`},
 		{"a path", func(p *Plan) { p.Interfaces = []string{"../all"} }, `found "../all"`},
+		{"a VLAN as ip(8) shows it", func(p *Plan) { p.Interfaces = []string{"eth0.20@eth0"} }, `found "eth0.20@eth0", want "eth0.20"`},
 		{"no name", func(p *Plan) { p.Interfaces = []string{""} }, `found ""`},
 		{"no port", func(p *Plan) { p.Ports = nil }, "intercept.ports: found none"},
 		{"port 0", func(p *Plan) { p.Ports = []uint16{0} }, "intercept.ports: found 0"},
