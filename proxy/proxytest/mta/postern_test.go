@@ -70,6 +70,7 @@ type postern struct {
 	uid     int
 	taking  string // keys of [intercept]
 	needs   []uintptr
+	sockets []*os.File // that it inherits; none: it listens by itself
 	command *exec.Cmd
 	ended   chan struct{}
 	stderr  bytes.Buffer
@@ -137,10 +138,19 @@ func (p *postern) log() string { return filepath.Join(p.dir, "postern.log") }
 func (p *postern) start() {
 	p.t.Helper()
 	before := len(p.lines("started"))
-	p.command = p.site.net.Gateway.Command(context.Background(), p.binary, "run", "--config", p.config)
+	program := []string{p.binary, "run", "--config", p.config}
+	if len(p.sockets) > 0 {
+		// Who they are for is known once that one runs (LISTEN_PID).
+		program = append([]string{"/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, program...)
+	}
+	p.command = p.site.net.Gateway.Command(context.Background(), program[0], program[1:]...)
 	p.command.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(p.uid), Gid: uint32(p.uid)}
 	p.command.SysProcAttr.AmbientCaps = p.needs
 	p.command.Dir = "/"
+	if len(p.sockets) > 0 {
+		p.command.ExtraFiles = p.sockets // from descriptor 3 on, as sd_listen_fds(3) has it
+		p.command.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(p.sockets)))
+	}
 	p.command.Stderr = &p.stderr
 	must(p.t, p.site.net.Gateway.Start(p.command))
 	p.ended = make(chan struct{})
