@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -199,6 +200,46 @@ func TestAServerBehindAPortForwardingOfIptablesIsSeenUnderItsOwnAddress(t *testi
 			t.Error(err)
 		}
 	})
+}
+
+// firewalld's zones know ports and no marks.
+func TestThePortInAZoneOfFirewalldLetsInterceptedConnectionsIn(t *testing.T) {
+	s := toolsOf(t)
+	n := routed(t)
+	s.put(t, n.Gateway, "firewalld")
+	on(t, n.Gateway, "", s.nft, "add", "rule", "inet", "firewalld", "filter_IN_external", "tcp dport 25 ct state new,untracked accept")
+	plan := tproxyPlan()
+	up(t, n.Gateway, plan)
+	startRelay(t, n.Gateway, plan)
+	families(t, n, func(t *testing.T, _, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		if v := mustCall(t, n.Client, anyPort, at(server, smtp)); !v.wasIntercepted() {
+			t.Error("the connection was not intercepted")
+		}
+	})
+}
+
+// Loading the rules of others anew is no matter, unless that empties everything.
+func TestOnlyAFlushOfTheWholeRulesetTakesInterceptionOut(t *testing.T) {
+	s := toolsOf(t)
+	n := routed(t)
+	plan := tproxyPlan()
+	up(t, n.Gateway, plan)
+	for _, name := range []string{"docker", "ufw", "firewalld"} {
+		s.put(t, n.Gateway, name) // iptables-restore flushes what it loads
+		s.put(t, n.Gateway, name)
+	}
+	if state := show(t, n.Gateway, plan); !state.Agrees || !state.Taking {
+		t.Errorf("%+v", state)
+	}
+	on(t, n.Gateway, "", s.nft, "flush", "ruleset")
+	if state := show(t, n.Gateway, plan); state.Taking || !slices.Contains(state.Differences, "table inet postern is missing") {
+		t.Errorf("%+v", state)
+	}
+	up(t, n.Gateway, plan)
+	if state := show(t, n.Gateway, plan); !state.Agrees || !state.Taking {
+		t.Errorf("%+v", state)
+	}
 }
 
 // container is a host behind docker0, as a container is.
