@@ -98,6 +98,27 @@ func (p Plan) findUser() (Plan, error) {
 	return p, nil
 }
 
+// CheckUser tells whether this process runs as the user of the plan, where that
+// matters: else every connection that it makes would come back to it.
+func (p Plan) CheckUser() error {
+	if !p.takesOwn() || p.Method != Redirect {
+		return nil
+	}
+	p, err := p.findUser()
+	if err != nil {
+		return err
+	}
+	if own := os.Geteuid(); own != int(p.uid) {
+		return &ObstacleError{
+			Key: "intercept.user",
+			What: fmt.Sprintf("this process runs as user %d and not as %s: the connections that it makes would come back to it",
+				own, p.User),
+			Remedy: "run it as that user, or name the one that it runs as and say intercept up again",
+		}
+	}
+	return nil
+}
+
 // bindOwn takes the address that a program of this machine chose for its
 // connection, as a mail server does that has several (smtp_bind_address), and
 // leaves the port for connect to choose. That takes no privilege, and it fails

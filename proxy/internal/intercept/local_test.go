@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -239,37 +240,6 @@ func TestAnUpstreamPortEqualToTheMailServersIsAvoided(t *testing.T) {
 	})
 }
 
-func TestAUserThatThisMachineLacksIsAnObstacle(t *testing.T) {
-	n := routed(t)
-	plan := ownPlan()
-	plan.User = "nobody-of-that-name"
-	if err := plan.Validate(); err != nil {
-		t.Error(err)
-	}
-	for _, attempt := range []func() error{
-		func() error { _, err := plan.Up(); return err },
-		func() error { _, err := plan.Show(); return err },
-		plan.CheckMachine,
-	} {
-		isRefused(t, n.Gateway, `no user "nobody-of-that-name"`, attempt)
-	}
-	// Where nobody asks for it, it need not be there.
-	other := redirectPlan()
-	other.User = plan.User
-	up(t, n.Gateway, other)
-	plan.User = "root"
-	up(t, n.Gateway, plan)
-	if state := show(t, n.Gateway, plan); !state.Agrees {
-		t.Errorf("%q", state.Differences)
-	}
-	// Another user is another rule.
-	plan.User = "4711"
-	if state := show(t, n.Gateway, plan); state.Agrees || !strings.Contains(strings.Join(state.Differences, "\n"),
-		`chain output of table inet: rule 1 is not "Postern's own connections, those of user 4711"`) {
-		t.Errorf("%q", state.Differences)
-	}
-}
-
 // No rule is needed: what comes in on lo is let in by every firewall.
 func TestBesideTheFirewallsOfOthersThisMachinesOwnConnectionsAreTaken(t *testing.T) {
 	s := toolsOf(t)
@@ -296,4 +266,42 @@ func TestBesideTheFirewallsOfOthersThisMachinesOwnConnectionsAreTaken(t *testing
 			s.unchanged(t, n.Gateway, "after down", before)
 		})
 	}
+}
+
+func TestThisMachinesOwnConnectionsGoOnWhenInterceptionComesAndGoes(t *testing.T) {
+	n := routed(t)
+	plan := ownPlan()
+	locally(t, n, func(t *testing.T, own, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		before := mustCall(t, n.Gateway, anyPort, at(server, smtp))
+		up(t, n.Gateway, plan)
+		once := snapshot(t, n.Gateway)
+		up(t, n.Gateway, plan)
+		if twice := snapshot(t, n.Gateway); !reflect.DeepEqual(once, twice) {
+			t.Errorf("once %q, twice %q", once, twice)
+		}
+		if _, err := call(n.Gateway, anyPort, at(server, smtp)); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("while nothing listens: %v, want a reset", err)
+		}
+		r := startRelayAs(t, n.Gateway, plan, posternUser)
+		taken := mustCall(t, n.Gateway, anyPort, at(server, smtp))
+		if before.wasIntercepted() || !taken.wasIntercepted() {
+			t.Errorf("intercepted: one from before %v, a new one %v", before.wasIntercepted(), taken.wasIntercepted())
+		}
+		downFirstStep(t, n.Gateway)
+		if state := show(t, n.Gateway, plan); state.Taking || !state.Lingering {
+			t.Errorf("%+v", state)
+		}
+		r.stopListening()
+		after := mustCall(t, n.Gateway, anyPort, at(server, smtp))
+		if after.wasIntercepted() {
+			t.Error("a new connection was still intercepted")
+		}
+		for name, v := range map[string]*visit{"from before": before, "taken": taken, "from after": after} {
+			if err := v.transfer(); err != nil {
+				t.Errorf("the connection %s: %v", name, err)
+			}
+		}
+		downWholly(t, n.Gateway)
+	})
 }
