@@ -212,6 +212,7 @@ func (p Plan) warnings(m machine, bridges []bridge) []string {
 				sysctlName(forwardingSysctl(v4)), familyNumber(v4), bridges[0].name)
 		}
 	}
+	texts = append(texts, p.vlanWarnings(m, bridges)...)
 	return append(texts, p.inputWarnings()...)
 }
 
