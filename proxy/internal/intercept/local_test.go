@@ -305,3 +305,23 @@ func TestThisMachinesOwnConnectionsGoOnWhenInterceptionComesAndGoes(t *testing.T
 		downWholly(t, n.Gateway)
 	})
 }
+
+func TestReversePathFiltersDoNotMindThisMachinesOwnConnections(t *testing.T) {
+	n := routed(t)
+	for _, which := range []string{"all", "default", "lo", "wan0"} {
+		for key, value := range map[string]string{"rp_filter": "1", "src_valid_mark": "1", "route_localnet": "0", "accept_local": "0"} {
+			if err := n.Gateway.Sysctl("net/ipv4/conf/"+which+"/"+key, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	plan := ownPlan()
+	up(t, n.Gateway, plan)
+	startRelayAs(t, n.Gateway, plan, posternUser)
+	locally(t, n, func(t *testing.T, own, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		if v := mustCall(t, n.Gateway, anyPort, at(server, smtp)); !v.wasIntercepted() || v.seen.Addr() != own {
+			t.Errorf("the server sees %s", v.seen)
+		}
+	})
+}
