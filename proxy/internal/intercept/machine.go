@@ -212,7 +212,7 @@ func (p Plan) warnings(m machine, bridges []bridge) []string {
 				sysctlName(forwardingSysctl(v4)), familyNumber(v4), bridges[0].name)
 		}
 	}
-	texts = append(texts, p.vlanWarnings(m, bridges)...)
+	texts = slices.Concat(texts, p.vlanWarnings(m, bridges), p.trackingWarnings())
 	return append(texts, p.inputWarnings()...)
 }
 
