@@ -136,9 +136,9 @@ func (s *Server) dismiss(one *session.Session) {
 func (s *Server) dial(snap *snapshot, arrival intercept.Arrival) session.Dial {
 	return func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 		if to.IsValid() {
-			return connOrError(s.gate.Dial(ctx, arrival.Client, to))
+			return connOrError(s.gate.Dial(ctx, arrival, to))
 		}
-		return s.dialNamed(ctx, arrival.Client, snap.upstream)
+		return s.dialNamed(ctx, arrival, snap.upstream)
 	}
 }
 
@@ -152,7 +152,7 @@ func connOrError(conn *net.TCPConn, err error) (net.Conn, error) {
 
 // dialNamed connects to host:port, trying each address of the host in the order
 // of the resolver, all within the time of ctx.
-func (s *Server) dialNamed(ctx context.Context, client netip.AddrPort, upstream string) (net.Conn, error) {
+func (s *Server) dialNamed(ctx context.Context, arrival intercept.Arrival, upstream string) (net.Conn, error) {
 	host, service, err := net.SplitHostPort(upstream)
 	if err != nil {
 		return nil, err
@@ -174,7 +174,7 @@ func (s *Server) dialNamed(ctx context.Context, client netip.AddrPort, upstream 
 			share, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(addresses)-i))
 			defer cancel()
 		}
-		conn, err := s.gate.Dial(share, client, netip.AddrPortFrom(a.Unmap(), uint16(port)))
+		conn, err := s.gate.Dial(share, arrival, netip.AddrPortFrom(a.Unmap(), uint16(port)))
 		if err == nil {
 			return conn, nil
 		}

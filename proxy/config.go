@@ -27,7 +27,8 @@ type Config struct {
 // Intercept is how connections come to the proxy.
 type Intercept struct {
 	Method         string   // "tproxy", "redirect" or "none"
-	Interfaces     []string // where the connections come in
+	Interfaces     []string // where the connections come in; lo: those of this machine itself
+	User           string   // whom the proxy runs as, by name or number, for lo
 	Ports          []uint16
 	Sources        []netip.Prefix // empty: all
 	Bypass         []netip.Prefix // sources or destinations left alone

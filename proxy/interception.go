@@ -80,6 +80,7 @@ func InterceptionChanges(was, is Config) []string {
 	note("sources", slices.Equal(a.Sources, b.Sources))
 	note("bypass", slices.Equal(a.Bypass, b.Bypass))
 	note("when_down", a.Pass == b.Pass)
+	note("user", a.User == b.User)
 	return keys
 }
 
@@ -95,6 +96,7 @@ func plan(config Config) intercept.Plan {
 	return intercept.Plan{
 		Method:         intercept.Method(config.Intercept.Method),
 		Interfaces:     config.Intercept.Interfaces,
+		User:           config.Intercept.User,
 		Ports:          config.Intercept.Ports,
 		Sources:        config.Intercept.Sources,
 		Bypass:         config.Intercept.Bypass,

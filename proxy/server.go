@@ -82,7 +82,10 @@ func NewServer(config Config, log *zap.Logger) (*Server, error) {
 
 // CheckPrivileges says what this process lacks to intercept as config asks.
 func CheckPrivileges(config Config) error {
-	return intercept.Check(intercept.Method(config.Intercept.Method), config.Intercept.PreserveSource)
+	return errors.Join(
+		intercept.Check(intercept.Method(config.Intercept.Method), config.Intercept.PreserveSource),
+		plan(config).CheckUser(),
+	)
 }
 
 // Listen opens the listening sockets of the configuration.

@@ -223,10 +223,7 @@ func interceptionWords(c proxy.Config) string {
 	if len(in.Bypass) > 0 {
 		words += "; never from or to " + alternatives(texts(in.Bypass))
 	}
-	if in.PreserveSource {
-		return words + "; servers see the client's own address"
-	}
-	return words + "; servers see the address of this machine"
+	return words + "; " + seenWords(in)
 }
 
 func downWords(in proxy.Intercept) string {

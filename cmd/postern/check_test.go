@@ -91,6 +91,7 @@ name = "open"
 to_networks = ["192.0.2.1"]
 tls = "off"
 `,
+		"own": `intercept = {method = "redirect", interfaces = ["lo"], user = "root"}`,
 		"front": `intercept.method = "none"
 listen = {upstream = "mail.example:25", addresses = ["192.0.2.1:25"]}
 tls.min_version = "1.3"`,

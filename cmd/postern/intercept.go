@@ -332,7 +332,7 @@ func where(in proxy.Intercept) string {
 		word = "ports"
 	}
 	return fmt.Sprintf("%s on %s, %s %s; when_down = %s",
-		in.Method, strings.Join(in.Interfaces, ", "), word, strings.Join(ports, ", "), whenDown(in))
+		in.Method, interfaceWords(in), word, strings.Join(ports, ", "), whenDown(in))
 }
 
 func whenDown(in proxy.Intercept) string {

@@ -10,11 +10,13 @@ import (
 
 // defaults are the values of all keys that are not written. Two depend on
 // others, and are set where those are known: PreserveSource holds for tproxy
-// alone, and redirect listens on the unspecified addresses.
+// alone, and redirect listens on the unspecified addresses, but for connections
+// of this machine alone.
 func defaults() proxy.Config {
 	return proxy.Config{
 		Intercept: proxy.Intercept{
 			Method: "tproxy",
+			User:   "postern",
 			Ports:  []uint16{25},
 		},
 		Listen: proxy.Listen{

@@ -63,7 +63,7 @@ func TestEveryKeyOfTheReferenceIsRead(t *testing.T) {
 	want := proxy.Config{
 		Observe: true,
 		Intercept: proxy.Intercept{
-			Method: "tproxy", Interfaces: []string{"lan0", "wg.0"}, Ports: []uint16{25, 2525},
+			Method: "tproxy", Interfaces: []string{"lan0", "wg.0"}, User: "mailgate", Ports: []uint16{25, 2525},
 			Sources: prefixes("10.0.0.0/8", "2001:db8::/32"),
 			Bypass:  prefixes("10.0.0.9/32", "10.0.0.10/32", "2001:db8::9/128"),
 			Pass:    true,
@@ -116,7 +116,7 @@ func TestEveryKeyOfTheReferenceIsRead(t *testing.T) {
 func TestWhatIsNotWrittenHasTheDefaultsOfTheReference(t *testing.T) {
 	f := mustParse(t, "intercept.interfaces = ['lan0']")
 	want := proxy.Config{
-		Intercept: proxy.Intercept{Method: "tproxy", Interfaces: []string{"lan0"}, Ports: []uint16{25}, PreserveSource: true},
+		Intercept: proxy.Intercept{Method: "tproxy", Interfaces: []string{"lan0"}, User: "postern", Ports: []uint16{25}, PreserveSource: true},
 		Listen:    proxy.Listen{Addresses: addrPorts("127.0.0.1:2525", "[::1]:2525")},
 		TLS:       proxy.TLS{MinVersion: tls.VersionTLS12, TrustCA: "system", Hold: 24 * time.Hour},
 		Limits:    proxy.Limits{Sessions: 10000, SessionsPerSource: 200, Recipients: 1000, Line: 2048, ReplyLines: 512},
@@ -156,6 +156,10 @@ func TestValuesThatDependOnTheMethod(t *testing.T) {
 		{`intercept = {method = "redirect", interfaces = ["lan0"]}`, false, addrPorts("0.0.0.0:2525", "[::]:2525")},
 		{`intercept = {method = "redirect", interfaces = ["lan0"], preserve_source = false}
 		  listen.addresses = ["0.0.0.0:26", "[::]:26"]`, false, addrPorts("0.0.0.0:26", "[::]:26")},
+		{`intercept = {method = "redirect", interfaces = ["lo"]}`, false, addrPorts("127.0.0.1:2525", "[::1]:2525")},
+		{`intercept = {method = "redirect", interfaces = ["lo"], user = "0"}
+		  listen.addresses = ["0.0.0.0:2525"]`, false, addrPorts("0.0.0.0:2525")},
+		{`intercept = {method = "redirect", interfaces = ["lan0", "lo"]}`, false, addrPorts("0.0.0.0:2525", "[::]:2525")},
 		{`intercept.method = "none"
 		  listen.upstream = "mail.example:25"`, false, addrPorts("127.0.0.1:2525", "[::1]:2525")},
 		{`intercept.method = "none"

@@ -27,6 +27,7 @@ func readIntercept(top *table, c *proxy.Config) {
 
 	read(t, "method", &in.Method, oneOf(same("tproxy", "redirect", "none")...))
 	list(t, "interfaces", &in.Interfaces, interfaceName)
+	read(t, "user", &in.User, userName)
 	ports(t, "ports", &in.Ports)
 	list(t, "sources", &in.Sources, network)
 	list(t, "bypass", &in.Bypass, bypassed)
@@ -35,7 +36,7 @@ func readIntercept(top *table, c *proxy.Config) {
 	read(t, "when_down", &in.Pass, oneOf(word[bool]{text: "block"}, word[bool]{text: "pass", value: true}))
 	t.done()
 
-	if in.Method == "redirect" {
+	if in.Method == "redirect" && !onlyOwn(in) {
 		li.Addresses = []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:2525"), netip.MustParseAddrPort("[::]:2525")}
 	}
 	list(l, "addresses", &li.Addresses, addrPort)
@@ -58,7 +59,7 @@ func readIntercept(top *table, c *proxy.Config) {
 // checkFront checks method = "none": one upstream for every connection, and
 // nothing that speaks of intercepted ones.
 func checkFront(t, l *table, li *proxy.Listen) {
-	for _, key := range []string{"interfaces", "ports", "sources", "bypass", "when_down"} {
+	for _, key := range []string{"interfaces", "user", "ports", "sources", "bypass", "when_down"} {
 		if t.wrote(key) {
 			t.fail(key, `found beside method = "none", expected only where connections are intercepted`)
 		}
@@ -76,6 +77,7 @@ func checkIntercepting(t, l *table, in *proxy.Intercept, li *proxy.Listen) {
 	if len(in.Interfaces) == 0 && !t.bad["interfaces"] {
 		t.fail("interfaces", "none found, expected the interfaces where the connections come in")
 	}
+	checkOwn(t, in)
 	if in.Method == "redirect" && in.Pass && !t.bad["when_down"] {
 		t.fail("when_down", `"pass" found beside method = "redirect", expected "block": a redirected packet has no other way to go`)
 	}
@@ -90,8 +92,10 @@ func checkIntercepting(t, l *table, in *proxy.Intercept, li *proxy.Listen) {
 	first := map[bool]int{}
 	for i, a := range li.Addresses {
 		ip := a.Addr()
-		if in.Method == "redirect" && !ip.IsUnspecified() {
-			l.failEntry("addresses", i, `%q found beside method = "redirect", expected 0.0.0.0 and [::]: the kernel redirects to the address of the interface`, a)
+		if in.Method == "redirect" {
+			if expected := redirected(in, ip); expected != "" {
+				l.failEntry("addresses", i, `%q found beside method = "redirect", expected %s`, a, expected)
+			}
 		}
 		if in.Method == "tproxy" && !ip.IsLoopback() {
 			l.failEntry("addresses", i, `%q found beside method = "tproxy", expected a loopback address: one that others can reach they can talk to directly`, a)
@@ -129,15 +133,15 @@ func untaken(c *proxy.Config) string {
 
 // interfaceName reads the name of a network interface, by the rules of Linux
 // (dev_valid_name: up to 15 octets, no slash, colon or space). An asterisk would
-// be read as a wildcard by nft, and loopback carries no connections of others.
+// be read as a wildcard by nft.
 func interfaceName(s string) (string, string) {
-	if s == "lo" {
-		return "", "an interface where connections of others come in"
-	}
 	if s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, func(r rune) bool {
 		return r <= ' ' || r == 0x7f || r == '/' || r == ':' || r == '*'
 	}) {
 		return "", `the name of an interface such as "lan0"`
+	}
+	if name, _, ok := strings.Cut(s, "@"); ok {
+		return "", quote(name) + ": what ip(8) shows behind the @ is the interface below it"
 	}
 	return s, ""
 }

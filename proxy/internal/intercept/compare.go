@@ -88,7 +88,7 @@ func (c chain) hookedLike(present *nftables.Chain) bool {
 	if c.hook == nil {
 		return present.Hooknum == nil
 	}
-	return present.Hooknum != nil && *present.Hooknum == *nftables.ChainHookPrerouting &&
+	return present.Hooknum != nil && *present.Hooknum == *c.hook.number() &&
 		present.Priority != nil && *present.Priority == c.hook.priority && present.Type == c.hook.kind
 }
 

@@ -24,25 +24,27 @@ const dialAttempts = 8
 // errSharedPort says that the kernel chose the port of a live client leg.
 var errSharedPort = errors.New("every port chosen was that of a live client connection to the same server")
 
-// Dial connects to the destination; with PreserveSource from the client's own
-// address. Only the context limits how long it takes. One address is tried, and
-// nothing is tried instead of it. Errors: ErrLoop, ErrPortsExhausted,
-// ErrPrivilege, or what the network said, as net.Dialer returns it. The dialling
-// is done in the network namespace of the calling thread.
-func (g *Gate) Dial(ctx context.Context, client, destination netip.AddrPort) (*net.TCPConn, error) {
-	client, destination = unmap(client), unmap(destination)
+// Dial connects to the destination for a connection that arrived; with
+// PreserveSource, and for one of this machine's own, from its client's address.
+// Only the context limits how long it takes. One address is tried, and nothing is
+// tried instead of it. Errors: ErrLoop, ErrPortsExhausted, ErrPrivilege, or what
+// the network said, as net.Dialer returns it. The dialling is done in the network
+// namespace of the calling thread.
+func (g *Gate) Dial(ctx context.Context, arrival Arrival, destination netip.AddrPort) (*net.TCPConn, error) {
+	client, destination := unmap(arrival.Client), unmap(destination)
 	if !destination.IsValid() || destination.Addr().IsUnspecified() || destination.Port() == 0 {
 		return nil, fmt.Errorf("intercept: %s is no destination", destination)
 	}
 	if g.isOwn(destination) {
 		return nil, fmt.Errorf("%w: %s is Postern's own address", ErrLoop, destination)
 	}
-	if g.options.PreserveSource && client.Addr().Is4() != destination.Addr().Is4() {
+	bind := g.bindFor(arrival)
+	if bind != nil && client.Addr().Is4() != destination.Addr().Is4() {
 		return nil, fmt.Errorf("intercept: dialling %s in the name of %s: different address families",
 			destination, client.Addr())
 	}
 	for range dialAttempts {
-		conn, err := g.dialOnce(ctx, client.Addr(), destination)
+		conn, err := dialOnce(ctx, attempt{gate: g, bind: bind, client: client.Addr(), destination: destination})
 		if errors.Is(err, errSharedPort) {
 			continue
 		}
@@ -51,9 +53,24 @@ func (g *Gate) Dial(ctx context.Context, client, destination netip.AddrPort) (*n
 	return nil, fmt.Errorf("intercept: dialling %s: %w", destination, errSharedPort)
 }
 
+// bindFor is how the socket onwards takes the client's address; nil where it has
+// an address of this machine, whichever the kernel chooses. Nobody else's packets
+// come in on the loopback interface: whether the address is this machine's is not
+// to be found out by binding to it, which net.ipv4.ip_nonlocal_bind always allows.
+func (g *Gate) bindFor(arrival Arrival) func(fd int, client netip.Addr) error {
+	switch {
+	case g.options.PreserveSource:
+		return bindAs
+	case g.options.Method == Redirect && arrival.Interface == Loopback:
+		return bindOwn
+	}
+	return nil
+}
+
 // attempt is one connection being made.
 type attempt struct {
 	gate        *Gate
+	bind        func(fd int, client netip.Addr) error // nil: to no address
 	client      netip.Addr
 	destination netip.AddrPort
 
@@ -70,8 +87,7 @@ type attempt struct {
 // else can come in between: a connection must be known as ours from the moment
 // its first packet leaves. net.Dialer connects once more afterwards, is told
 // that this is under way, and waits for the outcome and the context.
-func (g *Gate) dialOnce(ctx context.Context, client netip.Addr, destination netip.AddrPort) (*net.TCPConn, error) {
-	a := &attempt{gate: g, client: client, destination: destination}
+func dialOnce(ctx context.Context, a attempt) (*net.TCPConn, error) {
 	conn, err := a.dial(ctx)
 	if err != nil && a.confined && errors.Is(err, unix.EADDRNOTAVAIL) {
 		a.cornered = true
@@ -79,7 +95,7 @@ func (g *Gate) dialOnce(ctx context.Context, client netip.Addr, destination neti
 	}
 	if errors.Is(err, unix.EADDRNOTAVAIL) {
 		return nil, fmt.Errorf("%w from %s to %s (net.ipv4.ip_local_port_range): %w",
-			ErrPortsExhausted, client, destination, err)
+			ErrPortsExhausted, a.client, a.destination, err)
 	}
 	return conn, err
 }
@@ -112,15 +128,15 @@ func (a *attempt) dial(ctx context.Context) (*net.TCPConn, error) {
 // start sends the SYN and records the connection under the address that it
 // went out from.
 func (a *attempt) start(fd int) error {
-	if a.gate.options.PreserveSource {
-		if err := bindAs(fd, a.client); err != nil {
+	if a.bind != nil {
+		if err := a.bind(fd, a.client); err != nil {
 			return err
 		}
 	}
 	legs := a.gate.legs
 	legs.mu.Lock()
 	defer legs.mu.Unlock()
-	if a.gate.options.PreserveSource && !a.cornered {
+	if a.bind != nil && !a.cornered {
 		a.confined = avoid(fd, legs.client.ports(route{a.client, a.destination}))
 	}
 	if err := unix.Connect(fd, sockaddr(a.destination)); err != nil && err != unix.EINPROGRESS {
@@ -158,10 +174,7 @@ func bindAs(fd int, client netip.Addr) error {
 	if err := setTransparent(fd); err != nil {
 		return err
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
-		return os.NewSyscallError("setsockopt IP_BIND_ADDRESS_NO_PORT", err)
-	}
-	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(netip.AddrPortFrom(client, 0))))
+	return bindOwn(fd, client)
 }
 
 func sockaddr(address netip.AddrPort) unix.Sockaddr {

@@ -20,7 +20,7 @@ func dialFrom(t *testing.T, host *netlab.Host, gate *Gate, client, destination n
 	t.Helper()
 	var conn *net.TCPConn
 	err := host.Do(func() (err error) {
-		conn, err = gate.Dial(within(t, patience), client, destination)
+		conn, err = gate.Dial(within(t, patience), Arrival{Client: client}, destination)
 		return err
 	})
 	if err == nil {
@@ -202,7 +202,7 @@ func TestDialEndsWithItsContext(t *testing.T) {
 		err := n.Gateway.Do(func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 			defer cancel()
-			conn, err := gate.Dial(ctx, at(client, 1), at(server, smtp))
+			conn, err := gate.Dial(ctx, Arrival{Client: at(client, 1)}, at(server, smtp))
 			if err == nil {
 				_ = conn.Close()
 			}
@@ -276,12 +276,12 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 func TestWhatIsNoDestinationIsNotDialled(t *testing.T) {
 	gate := gateOf(t, tproxyPlan())
 	for _, destination := range []string{"0.0.0.0:25", "[::]:25", "203.0.113.2:0", "[2001:db8::1]:25"} {
-		_, err := gate.Dial(within(t, patience), netip.MustParseAddrPort("10.1.0.2:1"), netip.MustParseAddrPort(destination))
+		_, err := gate.Dial(within(t, patience), Arrival{Client: netip.MustParseAddrPort("10.1.0.2:1")}, netip.MustParseAddrPort(destination))
 		if err == nil {
 			t.Errorf("%s was dialled for an IPv4 client", destination)
 		}
 	}
-	if _, err := gate.Dial(within(t, patience), anyPort, anyPort); err == nil {
+	if _, err := gate.Dial(within(t, patience), Arrival{}, anyPort); err == nil {
 		t.Error("the zero address was dialled")
 	}
 }

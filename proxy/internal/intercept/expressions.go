@@ -39,7 +39,7 @@ func isTCP() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}, equals(unix.IPPROTO_TCP)}
 }
 
-// isFamily: meta nfproto ipv4 (in the bridge family: meta protocol ip)
+// isFamily: meta nfproto ipv4 (in the bridge family: isEtherType)
 func isFamily(v4 bool) []expr.Any {
 	value := byte(unix.NFPROTO_IPV6)
 	if v4 {
@@ -48,13 +48,18 @@ func isFamily(v4 bool) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register}, equals(value)}
 }
 
-// isEtherType: meta protocol ip
+// isEtherType: ether type ip, which a frame with a VLAN tag is not, as it would be
+// by meta protocol.
 func isEtherType(v4 bool) []expr.Any {
+	const offset = 12 // behind both MAC addresses
 	value := uint16(unix.ETH_P_IPV6)
 	if v4 {
 		value = unix.ETH_P_IP
 	}
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: register}, equals(bigEndian16(value)...)}
+	return []expr.Any{
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseLLHeader, Offset: offset, Len: 2},
+		equals(bigEndian16(value)...),
+	}
 }
 
 // incomingOn: iifname @set

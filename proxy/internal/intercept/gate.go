@@ -162,7 +162,11 @@ func (g *Gate) Arrive(conn *net.TCPConn) (Arrival, error) {
 	if g.options.Method == None {
 		to = local
 	}
-	if err := g.enter(route{arrival.Client.Addr(), to}, arrival.Client.Port(), raw); err != nil {
+	err = g.enter(route{arrival.Client.Addr(), to}, arrival.Client.Port(), raw)
+	if err != nil && g.options.Method == Redirect && arrival.Interface == Loopback {
+		err = fmt.Errorf("%w: it must run as the user that [intercept] user names", err)
+	}
+	if err != nil {
 		return arrival, err
 	}
 	if err := conn.SetKeepAliveConfig(keepAlive); err != nil {

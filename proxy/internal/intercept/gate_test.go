@@ -221,7 +221,7 @@ func TestWithoutTheCapabilityListeningDiallingAndUpSayWhatIsMissing(t *testing.T
 			return err
 		},
 		"dial": func() error {
-			_, err := gate.Dial(within(t, patience), netip.MustParseAddrPort("10.1.0.2:1"), netip.MustParseAddrPort("127.0.0.1:25"))
+			_, err := gate.Dial(within(t, patience), Arrival{Client: netip.MustParseAddrPort("10.1.0.2:1")}, netip.MustParseAddrPort("127.0.0.1:25"))
 			return err
 		},
 		"up":   func() error { _, err := tproxyPlan().Up(); return err },
@@ -270,7 +270,7 @@ func TestTheDaemonNeedsNothingButCapNetRaw(t *testing.T) {
 				if arrival.Interface != "lan0" {
 					t.Errorf("interface %q", arrival.Interface)
 				}
-				upstream, err := gate.Dial(within(t, patience), arrival.Client, arrival.Destination)
+				upstream, err := gate.Dial(within(t, patience), arrival, arrival.Destination)
 				if err != nil {
 					return err
 				}

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
@@ -123,83 +122,9 @@ func (c chain) declare(t *nftables.Table) *nftables.Chain {
 	if c.hook != nil {
 		policy := nftables.ChainPolicyAccept
 		declared.Type, declared.Priority = c.hook.kind, &c.hook.priority
-		declared.Hooknum, declared.Policy = nftables.ChainHookPrerouting, &policy
+		declared.Hooknum, declared.Policy = c.hook.number(), &policy
 	}
 	return declared
-}
-
-// features are the kernel modules that rules need, with an expression of each.
-var features = []struct {
-	module, purpose string
-	sample          func(expr.Any) bool
-}{
-	{"nft_socket (CONFIG_NFT_SOCKET)", "recognising packets of Postern's own connections", is[*expr.Socket]},
-	{"nft_fib_inet (CONFIG_NFT_FIB_INET)", "leaving connections to this machine alone", is[*expr.Fib]},
-	{"nft_tproxy (CONFIG_NFT_TPROXY)", "method tproxy", is[*expr.TProxy]},
-	{"nft_redir (CONFIG_NFT_REDIR)", "method redirect", is[*expr.Redir]},
-	{"nft_reject_inet (CONFIG_NFT_REJECT_INET)", "when_down = block", is[*expr.Reject]},
-}
-
-func is[T expr.Any](e expr.Any) bool {
-	_, ok := e.(T)
-	return ok
-}
-
-// explain finds out which rules the kernel does not know, by offering it each
-// alone in a table that the same transaction deletes again.
-func explain(cause error, tables []table) error {
-	if errors.Is(cause, unix.EPERM) {
-		return lacksNetAdmin(cause)
-	}
-	for _, t := range tables {
-		for _, feature := range features {
-			if !t.uses(feature.sample) || t.possible(feature.sample) {
-				continue
-			}
-			return &ObstacleError{
-				What:   fmt.Sprintf("the kernel has no %s, needed for %s", feature.module, feature.purpose),
-				Remedy: "load or install it",
-			}
-		}
-	}
-	return fmt.Errorf("intercept: nftables: %w", cause)
-}
-
-func (t table) uses(sample func(expr.Any) bool) bool {
-	for _, c := range t.chains {
-		for _, r := range c.rules {
-			for _, e := range r.exprs {
-				if sample(e) {
-					return true
-				}
-			}
-		}
-	}
-	return false
-}
-
-// possible tries the rules that hold such an expression, and only those.
-func (t table) possible(sample func(expr.Any) bool) bool {
-	connection, err := nftables.New()
-	if err != nil {
-		return false
-	}
-	trial := table{family: t.family, sets: t.sets}
-	for _, c := range t.chains {
-		kept := chain{name: c.name, hook: c.hook}
-		for _, r := range c.rules {
-			if (table{chains: []chain{{rules: []rule{r}}}}).uses(sample) {
-				kept.rules = append(kept.rules, r)
-			}
-		}
-		trial.chains = append(trial.chains, kept)
-	}
-	const trialName = tableName + "-trial"
-	if err := trial.add(connection, trialName); err != nil {
-		return false
-	}
-	connection.DelTable(&nftables.Table{Name: trialName, Family: t.family})
-	return connection.Flush() == nil
 }
 
 // emptyTakeChain stops taking new connections; everything else stays.

@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"postern/proxy/proxytest/mta"
 	"postern/proxy/proxytest/netlab"
 )
 
@@ -27,7 +28,7 @@ const userVariable = "INTERCEPT_TEST_USER_NAMESPACE"
 // The tests put real packets through the rules, in network namespaces.
 func TestMain(m *testing.M) {
 	options := netlab.Options{UserNamespace: os.Getenv(userVariable) != ""}
-	code, err := netlab.Enter(options, func() int {
+	code, err := enter(options, func() int {
 		code := m.Run()
 		if fuzzing := flag.Lookup("test.fuzz").Value.String() != ""; fuzzing {
 			return code // the fuzzer's own goroutines may outlive it
@@ -42,6 +43,19 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(code)
+}
+
+// enter has an ordinary user bring more ids than one, where there are some, for
+// connections of several users are told apart.
+func enter(options netlab.Options, run func() int) (int, error) {
+	if options.UserNamespace {
+		return netlab.Enter(options, run)
+	}
+	code, err := mta.Enter(options, run)
+	if missing := (*mta.MissingError)(nil); errors.As(err, &missing) {
+		return netlab.Enter(options, run)
+	}
+	return code, err
 }
 
 const smtp = 25
@@ -119,6 +133,7 @@ func show(t *testing.T, host *netlab.Host, p Plan) State {
 // relay is the smallest daemon: it copies between its two legs.
 type relay struct {
 	host *netlab.Host
+	uid  int // whom it dials as
 	gate *Gate
 	// connect limits dialling, a time.Duration.
 	connect atomic.Int64
@@ -144,8 +159,19 @@ func gateOf(t *testing.T, p Plan) *Gate {
 // startRelay listens as the plan says. It is stopped at the end of the test.
 func startRelay(t *testing.T, host *netlab.Host, p Plan) *relay {
 	t.Helper()
+	return startRelayAs(t, host, p, os.Geteuid())
+}
+
+func startRelayAs(t *testing.T, host *netlab.Host, p Plan, uid int) *relay {
+	t.Helper()
+	if err := asUser(uid, func() error { return nil }); err != nil {
+		if os.Getenv("CI") == "" {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
 	r := &relay{
-		host: host, gate: gateOf(t, p),
+		host: host, uid: uid, gate: gateOf(t, p),
 		arrivals: make(chan Arrival, 10000), refused: make(chan error, 10000),
 	}
 	r.connect.Store(int64(patience))
@@ -200,8 +226,10 @@ func (r *relay) serve(client *net.TCPConn) error {
 	err = r.host.Do(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.connect.Load()))
 		defer cancel()
-		upstream, err = r.gate.Dial(ctx, arrival.Client, arrival.Destination)
-		return err
+		return asUser(r.uid, func() error {
+			upstream, err = r.gate.Dial(ctx, arrival, arrival.Destination)
+			return err
+		})
 	})
 	if err != nil {
 		return err
@@ -300,6 +328,11 @@ func call(host *netlab.Host, from, to netip.AddrPort) (*visit, error) {
 	if err != nil {
 		return nil, err
 	}
+	return greeted(conn)
+}
+
+// greeted reads whom the server sees.
+func greeted(conn *net.TCPConn) (*visit, error) {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}

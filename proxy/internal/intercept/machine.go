@@ -111,7 +111,8 @@ func (p Plan) CheckMachine() error {
 		m = machine{}
 	}
 	bridges, err := m.bridges(p)
-	return errors.Join(err, p.checkBridges(m, bridges), p.checkForwarding(m, bridges))
+	_, unknown := p.findUser()
+	return errors.Join(err, unknown, p.checkBridges(m, bridges), p.checkForwarding(m, bridges))
 }
 
 // forwardingSysctl switches a family's forwarding.
@@ -199,6 +200,7 @@ func (p Plan) warnings(m machine, bridges []bridge) []string {
 				sysctlName(forwardingSysctl(v4)), familyNumber(v4), bridges[0].name)
 		}
 	}
+	texts = slices.Concat(texts, p.vlanWarnings(m, bridges), p.trackingWarnings())
 	return append(texts, p.inputWarnings()...)
 }
 

@@ -33,9 +33,13 @@ const (
 type Plan struct {
 	Method Method
 	// Interfaces are where the connections come in, by name, bridges and not
-	// their ports. One that does not exist yet is no error.
+	// their ports. One that does not exist yet is no error. Loopback stands for
+	// the connections that this machine itself makes.
 	Interfaces []string
-	Ports      []uint16
+	// User is whom the daemon runs as, by name or number: with Loopback among the
+	// interfaces its own connections must not come back to it.
+	User  string
+	Ports []uint16
 	// Sources are the clients whose connections are taken; empty means all.
 	Sources []netip.Prefix
 	// Bypass are sources and destinations whose connections are left alone.
@@ -45,6 +49,8 @@ type Plan struct {
 	// family without one is down for good: WhenDown decides.
 	Listen         []netip.AddrPort
 	PreserveSource bool
+
+	uid uint32 // of User, once it was looked for
 }
 
 // FieldError is one mistake of a Plan.
@@ -86,6 +92,9 @@ func (p Plan) Validate() error {
 		report("intercept.preserve_source", "needs method %s, found %s", TProxy, Redirect)
 	}
 	p.validateInterfaces(report)
+	if p.Method == Redirect && p.takesOwn() && p.User == "" {
+		report("intercept.user", "found none beside interface lo, want the user that Postern runs as")
+	}
 	p.validatePorts(report)
 	p.validatePrefixes(report)
 	p.validateListen(report)
@@ -102,11 +111,16 @@ func (p Plan) validateInterfaces(report reporter) {
 	seen := map[string]bool{}
 	for _, name := range p.Interfaces {
 		switch {
-		case name == "lo":
-			report(key, "lo carries no connections of others")
+		case name == Loopback && p.Method == TProxy:
+			report(key, "found lo with method %s, want method %s: only that takes connections of this machine itself",
+				TProxy, Redirect)
 		case name == "" || len(name) >= interfaceNameSize || name == "." || name == ".." ||
 			strings.ContainsAny(name, "/:* \t\n\v\f\r\x00"):
 			report(key, "found %q, want an interface name of 1 to %d bytes", name, interfaceNameSize-1)
+		case strings.Contains(name, "@"):
+			// Nobody's interface, or it would silently carry nothing.
+			own, _, _ := strings.Cut(name, "@")
+			report(key, "found %q, want %q: what ip(8) shows behind the @ is the interface below it", name, own)
 		case seen[name]:
 			report(key, "%s stands twice", name)
 		}
@@ -169,6 +183,12 @@ func (p Plan) validateListen(report reporter) {
 		case p.Method == TProxy && !ip.IsLoopback():
 			// A listener that others can reach is one they can talk to directly.
 			report(key, "found %s, want a loopback address with method %s", address, TProxy)
+		case p.Method == Redirect && p.onlyOwn() && ip.IsLoopback():
+			// Where the kernel redirects this machine's own connections to.
+			if ip != loopbackOf(ip.Is4()) {
+				report(key, "found %s, want %s with interface lo alone: connections of this machine are redirected there",
+					address, loopbackOf(ip.Is4()))
+			}
 		case p.Method == Redirect && !ip.IsUnspecified():
 			report(key, "found %s, want 0.0.0.0 or [::] with method %s: "+
 				"connections are redirected to the address of the interface they come in on", address, Redirect)

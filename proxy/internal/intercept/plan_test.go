@@ -17,11 +17,13 @@ func TestEveryMistakeOfAPlanIsNamedWithItsKey(t *testing.T) {
 	}{
 		{"a method that does not exist", func(p *Plan) { p.Method = "magic" }, `intercept.method: found "magic"`},
 		{"no interface", func(p *Plan) { p.Interfaces = nil }, "intercept.interfaces: found none"},
-		{"loopback", func(p *Plan) { p.Interfaces = []string{"lo"} }, "intercept.interfaces: lo"},
+		{"loopback with tproxy", func(p *Plan) { p.Interfaces = []string{"lo"} }, "intercept.interfaces: found lo with method tproxy, want method redirect"},
+		{"loopback without a user", func(p *Plan) { *p = ownPlan(); p.User = "" }, "intercept.user: found none"},
 		{"an interface twice", func(p *Plan) { p.Interfaces = []string{"a", "a"} }, "intercept.interfaces: a stands twice"},
 		{"too long an interface", func(p *Plan) { p.Interfaces = []string{"sixteen-bytes-00"} }, "1 to 15 bytes"},
 		{"a pattern", func(p *Plan) { p.Interfaces = []string{"eth*"} }, `found "eth*"`},
 		{"a path", func(p *Plan) { p.Interfaces = []string{"../all"} }, `found "../all"`},
+		{"a VLAN as ip(8) shows it", func(p *Plan) { p.Interfaces = []string{"eth0.20@eth0"} }, `found "eth0.20@eth0", want "eth0.20"`},
 		{"no name", func(p *Plan) { p.Interfaces = []string{""} }, `found ""`},
 		{"no port", func(p *Plan) { p.Ports = nil }, "intercept.ports: found none"},
 		{"port 0", func(p *Plan) { p.Ports = []uint16{0} }, "intercept.ports: found 0"},
@@ -45,6 +47,15 @@ func TestEveryMistakeOfAPlanIsNamedWithItsKey(t *testing.T) {
 			*p = redirectPlan()
 			p.Listen = listen
 		}, "want 0.0.0.0 or [::]"},
+		{"loopback for others' connections too", func(p *Plan) {
+			listen := p.Listen
+			*p = ownAndOthersPlan()
+			p.Listen = listen
+		}, "want 0.0.0.0 or [::]"},
+		{"another loopback address", func(p *Plan) {
+			*p = ownPlan()
+			p.Listen = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.2:2525")}
+		}, "want 127.0.0.1 with interface lo alone"},
 	} {
 		plan := tproxyPlan()
 		row.change(&plan)
@@ -57,7 +68,7 @@ func TestEveryMistakeOfAPlanIsNamedWithItsKey(t *testing.T) {
 			t.Errorf("%s: Up says %v", row.name, upErr)
 		}
 	}
-	for _, plan := range []Plan{tproxyPlan(), redirectPlan(), {Method: None}} {
+	for _, plan := range []Plan{tproxyPlan(), redirectPlan(), ownPlan(), ownAndOthersPlan(), {Method: None}} {
 		if err := plan.Validate(); err != nil {
 			t.Errorf("%s: %v", plan.Method, err)
 		}

@@ -48,6 +48,7 @@ type (
 	}
 	hook struct {
 		kind     nftables.ChainType
+		at       *nftables.ChainHook // nil: prerouting
 		priority nftables.ChainPriority
 	}
 	rule struct {
@@ -56,6 +57,14 @@ type (
 		exprs   []expr.Any
 	}
 )
+
+// number is where the kernel asks the chain.
+func (h hook) number() *nftables.ChainHook {
+	if h.at == nil {
+		return nftables.ChainHookPrerouting
+	}
+	return h.at
+}
 
 // tables is the whole of a plan in nftables; bridges are those of its
 // interfaces that are bridges.
@@ -129,10 +138,15 @@ func (p Plan) redirectTable() table {
 			// take chain this one is what keeps redirected connections alive.
 			{"connections under way keep conntrack at work", join(
 				ctEstablished(), verdict(expr.VerdictAccept))},
-			{"connections to this machine are its own", join(fibIsLocal(), verdict(expr.VerdictReturn))},
-			{"new connections to the intercepted ports", join(
-				isTCP(), incomingOn(setInterfaces), portIn(destinationPort, setPorts), isSYN(), jump(takeChain))},
 		},
+	}
+	sets := p.commonSets()
+	if interfaces := p.elsewhere(); len(interfaces) > 0 {
+		sets = append(sets, interfaceSet(setInterfaces, interfaces))
+		prerouting.rules = append(prerouting.rules,
+			rule{"connections to this machine are its own", join(fibIsLocal(), verdict(expr.VerdictReturn))},
+			rule{"new connections to the intercepted ports", join(
+				isTCP(), incomingOn(setInterfaces), portIn(destinationPort, setPorts), isSYN(), jump(takeChain))})
 	}
 	take := chain{name: takeChain, rules: p.exemptions()}
 	for _, v4 := range []bool{true, false} {
@@ -141,11 +155,11 @@ func (p Plan) redirectTable() table {
 				isFamily(v4), isTCP(), redirectTo(address.Port()))})
 		}
 	}
-	return table{
-		family: nftables.TableFamilyINet,
-		sets:   append(p.commonSets(), interfaceSet(setInterfaces, p.Interfaces)),
-		chains: []chain{take, prerouting},
+	chains := []chain{take, prerouting}
+	if p.takesOwn() {
+		chains = append(chains, p.ownConnections())
 	}
+	return table{family: nftables.TableFamilyINet, sets: sets, chains: chains}
 }
 
 // exemptions return from the chain for what bypass and sources leave alone.

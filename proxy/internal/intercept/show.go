@@ -29,6 +29,10 @@ func (p Plan) Show() (State, error) {
 	if err := p.Validate(); err != nil {
 		return State{}, err
 	}
+	p, err := p.findUser()
+	if err != nil {
+		return State{}, err
+	}
 	m, err := inspect()
 	if err != nil {
 		return State{}, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -42,6 +41,10 @@ func (p Plan) UpEarly() (Report, error) { return p.up(true) }
 
 func (p Plan) up(early bool) (Report, error) {
 	if err := p.Validate(); err != nil {
+		return Report{}, err
+	}
+	p, err := p.findUser()
+	if err != nil {
 		return Report{}, err
 	}
 	m, err := inspect()
@@ -207,8 +210,8 @@ func inForce() (standing bool, now taking, err error) {
 		now.any = now.any || len(rules) > 0
 		for _, r := range rules {
 			// A redirected connection to where nothing listens is refused.
-			now.blocks = now.blocks || slices.ContainsFunc(r.Exprs, is[*expr.Reject]) ||
-				slices.ContainsFunc(r.Exprs, is[*expr.Redir])
+			found := rule{exprs: r.Exprs}
+			now.blocks = now.blocks || holds[*expr.Reject](found) || holds[*expr.Redir](found)
 		}
 	}
 	return standing, now, nil

@@ -79,12 +79,17 @@ type site struct {
 	sender, receiver *mta.Postfix
 }
 
-// newSite makes a network without mail servers.
+// newSite makes a network without mail servers, whose gateway is a router.
 func newSite(t *testing.T) *site {
+	t.Helper()
+	return newSiteOn(t, netlab.NewRouted)
+}
+
+func newSiteOn(t *testing.T, network func() (*netlab.Network, error)) *site {
 	t.Helper()
 	s := &site{t: t}
 	var err error
-	s.net, err = netlab.NewRouted()
+	s.net, err = network()
 	must(t, err)
 	t.Cleanup(func() {
 		if err := s.net.Close(); err != nil {

@@ -59,8 +59,8 @@ func lookAtSources() error {
 // binaryPath lies on the lab's own /run, which is gone with the lab.
 func binaryPath() string { return "/run/postern-under-test" }
 
-// postern is the real program in the gateway, as an ordinary user with one
-// capability, and with the interception that root put in force.
+// postern is the real program in the gateway, as an ordinary user with the
+// capability that it needs, and with the interception that root put in force.
 type postern struct {
 	t       *testing.T
 	site    *site
@@ -68,6 +68,9 @@ type postern struct {
 	dir     string // its log and key
 	config  string
 	uid     int
+	taking  string // keys of [intercept]
+	needs   []uintptr
+	sockets []*os.File // that it inherits; none: it listens by itself
 	command *exec.Cmd
 	ended   chan struct{}
 	stderr  bytes.Buffer
@@ -76,13 +79,19 @@ type postern struct {
 // guard puts Postern into the gateway, with these rules.
 func (s *site) guard(rules string) *postern {
 	s.t.Helper()
+	return s.guardTaking("method = \"tproxy\"\ninterfaces = [\"lan0\"]", rules, capNetRaw)
+}
+
+// guardTaking is guard with another [intercept] and the capabilities for it.
+func (s *site) guardTaking(taking, rules string, needs ...uintptr) *postern {
+	s.t.Helper()
 	binary, err := build()
 	must(s.t, err)
 	nobody, err := user.Lookup("nobody")
 	must(s.t, err)
 	uid, err := strconv.Atoi(nobody.Uid)
 	must(s.t, err)
-	p := &postern{t: s.t, site: s, binary: binary, uid: uid, dir: filepath.Join(s.dir, "postern")}
+	p := &postern{t: s.t, site: s, binary: binary, uid: uid, dir: filepath.Join(s.dir, "postern"), taking: taking, needs: needs}
 	must(s.t, os.Mkdir(p.dir, 0o755))
 	must(s.t, os.Chown(p.dir, uid, uid))
 	p.config = filepath.Join(s.dir, "postern.toml")
@@ -110,8 +119,7 @@ func (p *postern) configure(rules string) {
 	p.t.Helper()
 	text := fmt.Sprintf(`
 [intercept]
-method = "tproxy"
-interfaces = ["lan0"]
+%[4]s
 [[tls.certificate]]
 name = "edge"
 cert = "%[1]s/edge.pem"
@@ -120,7 +128,7 @@ key = "%[1]s/edge.key"
 ca = "%[1]s/root.pem"
 [log]
 output = "%[2]s"
-%[3]s`, p.site.dir, p.log(), rules)
+%[3]s`, p.site.dir, p.log(), rules, p.taking)
 	must(p.t, os.WriteFile(p.config, []byte(text), 0o644))
 }
 
@@ -130,10 +138,19 @@ func (p *postern) log() string { return filepath.Join(p.dir, "postern.log") }
 func (p *postern) start() {
 	p.t.Helper()
 	before := len(p.lines("started"))
-	p.command = p.site.net.Gateway.Command(context.Background(), p.binary, "run", "--config", p.config)
+	program := []string{p.binary, "run", "--config", p.config}
+	if len(p.sockets) > 0 {
+		// Who they are for is known once that one runs (LISTEN_PID).
+		program = append([]string{"/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, program...)
+	}
+	p.command = p.site.net.Gateway.Command(context.Background(), program[0], program[1:]...)
 	p.command.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(p.uid), Gid: uint32(p.uid)}
-	p.command.SysProcAttr.AmbientCaps = []uintptr{capNetRaw}
+	p.command.SysProcAttr.AmbientCaps = p.needs
 	p.command.Dir = "/"
+	if len(p.sockets) > 0 {
+		p.command.ExtraFiles = p.sockets // from descriptor 3 on, as sd_listen_fds(3) has it
+		p.command.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(p.sockets)))
+	}
 	p.command.Stderr = &p.stderr
 	must(p.t, p.site.net.Gateway.Start(p.command))
 	p.ended = make(chan struct{})
@@ -226,15 +243,16 @@ func (p *postern) lines(message string) []string {
 
 // conversation is what these tests look at of a session record.
 type conversation struct {
-	Session  string `json:"session"`
-	Rule     string `json:"rule"`
-	Verdict  string `json:"verdict"`
-	Reason   string `json:"reason"`
-	Detail   string `json:"detail"`
-	TLS      string `json:"tls"`
-	End      string `json:"end"`
-	Client   peer   `json:"client"`
-	Upstream peer   `json:"upstream"`
+	Session   string `json:"session"`
+	Rule      string `json:"rule"`
+	Verdict   string `json:"verdict"`
+	Reason    string `json:"reason"`
+	Detail    string `json:"detail"`
+	TLS       string `json:"tls"`
+	End       string `json:"end"`
+	Client    peer   `json:"client"`
+	Interface string `json:"interface"`
+	Upstream  peer   `json:"upstream"`
 
 	ClientTLS   legTLS `json:"client_tls"`
 	UpstreamTLS legTLS `json:"upstream_tls"`

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+const gatewayPage = "../../packaging/man/postern-gateway.7"
+
+// pageText is a page as it is read, as far as single lines go.
+func pageText(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.NewReplacer(`\-`, "-", `\e`, `\`, `\(aq`, "'", `\(dq`, `"`, `\(ha`, "^", `\&`, "").Replace(string(text))
+}
+
+func TestTheKeepalivedConfigurationInTheManualIsTheOneThatIsShipped(t *testing.T) {
+	shipped, err := os.ReadFile("../../packaging/keepalived/keepalived.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var without strings.Builder // the comments
+	for line := range strings.Lines(string(shipped)) {
+		if text := strings.TrimSpace(line); text != "" && !strings.HasPrefix(text, "#") {
+			without.WriteString(line)
+		}
+	}
+	want := "\n.Bd -literal -offset indent\n" + without.String() + ".Ed\n"
+	if !strings.Contains(pageText(t, gatewayPage), want) {
+		t.Errorf("%s does not show\n%s", gatewayPage, want)
+	}
+}
+
+func TestTheInputRulesInTheManualAreThoseThatUpPrints(t *testing.T) {
+	page := pageText(t, gatewayPage)
+	for _, method := range []string{"tproxy", "redirect"} {
+		got := on(t, gateway(t), "intercept", "up", "--config", write(t, `intercept = {method = "`+method+`", interfaces = ["lan0"]}`))
+		rules := 0
+		for line := range strings.Lines(got.stdout) {
+			rule, ok := strings.CutPrefix(line, "  nftables: ")
+			if ok {
+				rule = "nft 'insert rule inet FILTER INPUT " + strings.TrimSpace(rule) + "'"
+			} else if rule, ok = strings.CutPrefix(line, "  iptables: "); !ok {
+				continue
+			}
+			rules++
+			if rule := strings.TrimSpace(rule); !strings.Contains(page, "\n"+rule+"\n") {
+				t.Errorf("%s does not show\n%s", gatewayPage, rule)
+			}
+		}
+		if rules != 3 {
+			t.Errorf("%d rules in\n%s", rules, got.stdout)
+		}
+	}
+}

@@ -1,0 +1,38 @@
+package intercept
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// vlanWarnings say what of VLANs on bridges does not come to Postern. A bridge
+// carries frames with a tag too, which belong to other networks than its own
+// addresses do: they are not lifted, for the bridge would drop them.
+func (p Plan) vlanWarnings(m machine, bridges []bridge) []string {
+	var texts []string
+	for _, b := range bridges {
+		link, ok := m.byName(b.name).(*netlink.Bridge)
+		if ok && link.VlanFiltering != nil && *link.VlanFiltering {
+			texts = append(texts, fmt.Sprintf("%s filters VLANs: only connections in the VLAN that %s itself is in without a tag come to Postern; "+
+				"in others those of ports without a tag are lost", b.name, b.name))
+		}
+	}
+	for _, link := range m.links {
+		below := m.links[link.Attrs().ParentIndex]
+		if link.Type() != "vlan" || below == nil || below.Type() != "bridge" {
+			continue
+		}
+		name, under := link.Attrs().Name, below.Attrs().Name
+		switch {
+		case slices.Contains(p.Interfaces, name):
+			texts = append(texts, fmt.Sprintf("%s is a VLAN on the bridge %s: what this machine routes is taken there, "+
+				"what is bridged passes by without Postern", name, under))
+		case slices.Contains(p.Interfaces, under):
+			texts = append(texts, fmt.Sprintf("%s is a VLAN on the bridge %s: frames with its tag pass by without Postern", name, under))
+		}
+	}
+	slices.Sort(texts)
+	return texts
+}
