@@ -91,6 +91,7 @@ read, and writes one record a session.
 
 A first look at a machine:
 
+    postern init                   write a first configuration, from what it finds
     postern check                  is the configuration sound, and what does it say?
     postern explain --to DOMAIN    what would happen to mail for DOMAIN?
     postern intercept up           have the kernel send connections here
@@ -107,7 +108,7 @@ line or the configuration is at fault.`,
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the configuration `file`")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(o), newCheck(o), newExplain(o), newIntercept(o), newCertificate(o), newDoctor(o), newVersion(o))
+	root.AddCommand(newRun(o), newCheck(o), newExplain(o), newIntercept(o), newCertificate(o), newInit(o), newDoctor(o), newVersion(o))
 	return root
 }
 

@@ -130,3 +130,14 @@ func quoted(path string) string {
 	}
 	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
+
+// MayRead tells whether a user may read a file, as far as modes tell. Nobody runs
+// as one that does not exist.
+func MayRead(name, path string) bool {
+	who, ok := accountOf(name)
+	if !ok {
+		return true
+	}
+	obstacle, _, err := who.mayRead(path)
+	return err == nil && obstacle == ""
+}
