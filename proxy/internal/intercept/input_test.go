@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -313,5 +314,35 @@ func TestUpAndShowSayWhatKeepsConnectionsOut(t *testing.T) {
 	const command = "nft 'insert rule inet closed chain0 meta mark & 0x1000 == 0x1000 accept'"
 	if !strings.Contains(strings.Join(report.Warnings, "\n"), command) || !slices.Equal(report.Warnings, shown.Warnings) {
 		t.Errorf("up %q, show %q", report.Warnings, shown.Warnings)
+	}
+}
+
+func TestRulesOfIptablesLegacyAreNotSeenAndTheirRuleIsSaidAllTheSame(t *testing.T) {
+	withFirewalls(t)
+	n := routed(t)
+	plan := tproxyPlan()
+	up(t, n.Gateway, plan)
+	startRelay(t, n.Gateway, plan)
+	echo(t, n.Server, at(n.Server4, smtp))
+	if _, err := outputOn(t, n.Gateway, "iptables-legacy", "-P", "INPUT", "DROP"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("this kernel, or this machine, has no iptables-legacy to test with: %v", err)
+		}
+		t.Log("there is no iptables-legacy to test with")
+		return
+	}
+	if err := getsThrough(n, n.Client4, n.Server4, silence); err == nil {
+		t.Error("a connection gets in: this test proves nothing")
+	}
+	if found := hindrances(t, n.Gateway, plan); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+	const command = "iptables-legacy -I INPUT -m mark --mark 0x1000/0x1000 -j ACCEPT"
+	if warnings := show(t, n.Gateway, plan).Warnings; len(warnings) != 1 || !strings.HasSuffix(warnings[0], ": "+command) {
+		t.Fatalf("%q", warnings)
+	}
+	shell(t, n.Gateway, command)
+	if err := getsThrough(n, n.Client4, n.Server4, patience); err != nil {
+		t.Errorf("mended, and still %v", err)
 	}
 }
