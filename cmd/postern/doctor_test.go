@@ -71,7 +71,6 @@ nft 'add rule inet fire input ip saddr 10.1.0.9 drop'`)
 
 func TestTheDoctorFindsNothingWrongWithASoundGateway(t *testing.T) {
 	h := gateway(t)
-	onShell(t, h, "sysctl -qw net.ipv4.tcp_mtu_probing=1")
 	path := write(t, `intercept.interfaces = ["lan0"]`)
 	if got := on(t, h, "intercept", "up", "--config", path); got.code != exitFine {
 		t.Fatalf("%+v", got)

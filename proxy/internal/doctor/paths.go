@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -156,22 +157,22 @@ func mtu(_ context.Context, e *examination) ([]Finding, error) {
 }
 
 // blackHole is a path on which the answer "fragmentation needed" (RFC 1191, RFC
-// 8201) does not come to whoever sent too much. With the client's own address it
-// comes to the client, which did not send it.
+// 8201) does not come to whoever sent too much: because it is filtered, or because
+// it is bridged to the client whose address Postern sends from.
 func (e *examination) blackHole(inside, outside []netlink.Link) []Finding {
 	mend := []string{setSysctl("net/ipv4/tcp_mtu_probing", "1") + " # RFC 4821, for IPv6 too"}
+	if i := slices.IndexFunc(inside, isBridge); i >= 0 && e.Plan.PreserveSource {
+		return []Finding{{Severity: Problem, What: fmt.Sprintf("net.ipv4.tcp_mtu_probing = 0, and %s is a bridge", inside[i].Attrs().Name),
+			Why: `ICMP "fragmentation needed" is bridged to the client, whose address Postern sends from: over a tunnel on the way long messages hang`, Mend: mend}}
+	}
 	for _, a := range inside {
 		for _, b := range outside {
 			if a.Attrs().MTU != b.Attrs().MTU && !isLoopback(a) {
-				return []Finding{{Severity: Problem,
+				return []Finding{{Severity: Note,
 					What: fmt.Sprintf("%s has an MTU of %d and %s one of %d, and net.ipv4.tcp_mtu_probing = 0", a.Attrs().Name, a.Attrs().MTU, b.Attrs().Name, b.Attrs().MTU),
-					Why:  "where ICMP is filtered, or answers to the client's address, long messages hang and short ones do not", Mend: mend}}
+					Why:  "where ICMP is filtered on the way, long messages hang and short ones do not", Mend: mend}}
 			}
 		}
-	}
-	if e.Plan.PreserveSource {
-		return []Finding{{Severity: Note, What: "net.ipv4.tcp_mtu_probing = 0, and servers see the client's address",
-			Why: `ICMP "fragmentation needed" from the way to them goes to the client and not to Postern: over a tunnel on the way long messages hang`, Mend: mend}}
 	}
 	return nil
 }
