@@ -97,7 +97,7 @@ func listenAsPostern(t *testing.T, h *netlab.Host) {
 func TestTheDoctorSaysWhatItMayNotSee(t *testing.T) {
 	path := write(t, `intercept.interfaces = ["lan0"]`)
 	got := withoutCapability(func() said { return postern(t, "doctor", "--config", path) })
-	for _, want := range []string{"unknown: could not be looked at: intercept: missing privilege: ", "      sudo postern doctor\n", "problem: there is no interface lan0\n"} {
+	for _, want := range []string{"unknown: rules could not be looked at: intercept: missing privilege: ", "unknown: input chains could not", "      sudo postern doctor --config " + path + "\n", "problem: there is no interface lan0\n"} {
 		if !strings.Contains(got.stdout, want) {
 			t.Errorf("no %q in\n%s%s", want, got.stdout, got.stderr)
 		}

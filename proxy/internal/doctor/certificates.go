@@ -37,7 +37,7 @@ func (e *examination) certificate(c Certificate) []Finding {
 	switch {
 	case errors.Is(c.Err, fs.ErrPermission) && os.Geteuid() != 0:
 		f.Severity, f.What, f.Why, f.Mend = Unknown, fmt.Sprintf("the certificate %q could not be looked at: %v", c.Name, c.Err),
-			"whether it is valid, and belongs to its key, is not known", []string{"sudo postern doctor"}
+			"whether it is valid, and belongs to its key, is not known", e.asRoot()
 	case c.Err != nil:
 		f.What, f.Why, f.Mend = fmt.Sprintf("the certificate %q cannot be used: %v", c.Name, c.Err),
 			"Postern does not start with it, and a reload keeps the old configuration", []string{e.postern("check")}
@@ -67,7 +67,7 @@ func (e *examination) readable(c Certificate) []Finding {
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			found = append(found, Finding{Severity: Unknown, What: fmt.Sprintf("whether the user %s may read %s cannot be seen", who.name, path),
-				Why: "the service does not start without it", Mend: []string{"sudo postern doctor"}})
+				Why: "the service does not start without it", Mend: e.asRoot()})
 		case err != nil || obstacle == "":
 			// what is missing or broken was said
 		case kind == hasACL:
@@ -91,7 +91,7 @@ func files(_ context.Context, e *examination) ([]Finding, error) {
 	for _, err := range e.Faults {
 		f := Finding{Severity: Problem, What: err.Error(), Why: "Postern does not start with it", Mend: []string{e.postern("check")}}
 		if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
-			f.Severity, f.Why, f.Mend = Unknown, "this user may not read it", []string{"sudo postern doctor"}
+			f.Severity, f.Why, f.Mend = Unknown, "this user may not read it", e.asRoot()
 		}
 		found = append(found, f)
 	}

@@ -105,7 +105,7 @@ func (e *examination) examine(ctx context.Context, table []check) []Finding {
 			all = append(all, f)
 		}
 		if err != nil {
-			all = append(all, notLookedAt(c.name, err))
+			all = append(all, e.notLookedAt(c.name, err))
 		}
 	}
 	return all
@@ -126,10 +126,10 @@ type examination struct {
 	systemctl func(ctx context.Context, arguments ...string) ([]byte, error)
 }
 
-func notLookedAt(name string, err error) Finding {
-	f := Finding{Check: name, Severity: Unknown, What: "could not be looked at: " + err.Error(), Why: "what is wrong here would not be seen"}
+func (e *examination) notLookedAt(name string, err error) Finding {
+	f := Finding{Check: name, Severity: Unknown, What: name + " could not be looked at: " + err.Error(), Why: "what is wrong there was not seen"}
 	if errors.Is(err, intercept.ErrPrivilege) || errors.Is(err, errUnprivileged) {
-		f.Mend = []string{"sudo postern doctor"}
+		f.Mend = e.asRoot()
 	}
 	return f
 }
@@ -144,6 +144,9 @@ func (e *examination) postern(arguments string) string {
 	}
 	return "postern " + arguments
 }
+
+// asRoot is what sees everything.
+func (e *examination) asRoot() []string { return []string{"sudo " + e.postern("doctor")} }
 
 // start is how the service of the package is started, or what the person does who
 // has none, by the command given.

@@ -50,6 +50,8 @@ func (e *examination) nobody(missing []string) Finding {
 		f.Why = "connections made there are refused"
 	case e.stateErr == nil && !e.state.Taking:
 		f.Severity, f.Why = Note, "it has to, before interception is put in force"
+	case e.stateErr != nil:
+		f.Why = "if interception is in force, when_down holds: connections are reset, or pass without Postern"
 	case e.Plan.WhenDown == intercept.Pass:
 		f.Why = `when_down = "pass" holds: connections pass without Postern, unguarded and unrecorded`
 	default:
@@ -64,7 +66,7 @@ func (e *examination) taken(address netip.AddrPort, l listening) []Finding {
 	switch {
 	case len(who) == 0 && os.Geteuid() != 0:
 		return []Finding{{Severity: Unknown, What: fmt.Sprintf("a program listens on %s, and which one this user may not see", l.address),
-			Why: "if it is not Postern, that one gets the connections", Mend: []string{"sudo postern doctor"}}}
+			Why: "if it is not Postern, that one gets the connections", Mend: e.asRoot()}}
 	case len(who) == 0 || slices.ContainsFunc(who, func(p process) bool { return p.isPostern() || p.isSystemd() }):
 		return nil
 	}

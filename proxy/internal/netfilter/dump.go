@@ -18,6 +18,8 @@ type (
 		// sets are read when a rule asks for one.
 		sets    map[setName]*set
 		readSet func(setName) (*set, error)
+		// steps are the rules that were asked, and the elements of sets.
+		steps int
 	}
 	chain struct {
 		family      byte

@@ -229,6 +229,9 @@ func byteorder(a attributes, r registers) {
 	r.load(a.number(unix.NFTA_BYTEORDER_DREG), value)
 }
 
+// elementsAStep is how many elements are compared in the time of a rule.
+const elementsAStep = 16
+
 // lookup asks a set or a map. A map to anything but verdicts fills a register
 // with what is not followed.
 func (w *walk) lookup(c *chain, a attributes, r registers) (step, error) {
@@ -236,6 +239,7 @@ func (w *walk) lookup(c *chain, a attributes, r registers) (step, error) {
 	if err != nil {
 		return step{}, err
 	}
+	w.rules.steps += len(s.elements) / elementsAStep
 	candidates, in := s.find(r.from(a.number(unix.NFTA_LOOKUP_SREG), 0))
 	const inverted = 1 << 0 // NFT_LOOKUP_F_INV
 	switch {

@@ -16,7 +16,6 @@ type walk struct {
 	mark bits
 	// certain is true while the packet is known to have come to here.
 	certain bool
-	steps   int
 
 	accepts bool
 	drops   []Place
@@ -38,8 +37,8 @@ type Place struct {
 var errTooLong = errors.New("netfilter: the chains have too many ways to follow")
 
 const (
-	maxSteps = 1 << 20
-	maxDepth = 32 // the kernel allows 16 (NFT_JUMP_STACK_SIZE)
+	maxSteps = 1 << 22 // for all packets together: some seconds
+	maxDepth = 32      // the kernel allows 16 (NFT_JUMP_STACK_SIZE)
 )
 
 func (r *ruleset) follow(p Packet) *walk {
@@ -76,7 +75,7 @@ func (w *walk) chain(c *chain, depth int) (falls bool, err error) {
 		return false, errTooLong
 	}
 	for i, r := range c.rules {
-		if w.steps++; w.steps > maxSteps {
+		if w.rules.steps++; w.rules.steps > maxSteps {
 			return false, errTooLong
 		}
 		ended, err := w.rule(c, r)
