@@ -36,6 +36,7 @@ type (
 	expression struct {
 		name       string
 		attributes attributes
+		verdict    *verdict // of an immediate one
 	}
 	// attributes by type. They are kept as the kernel wrote them, so that what is
 	// not understood is known to be there: a library that skips it would have a
@@ -178,9 +179,27 @@ func ruleOf(a attributes) rule {
 	}
 	for _, element := range parseList(a[unix.NFTA_RULE_EXPRESSIONS]) {
 		e := parse(element.Data)
-		r.exprs = append(r.exprs, expression{e.text(unix.NFTA_EXPR_NAME), e.nested(unix.NFTA_EXPR_DATA)})
+		r.exprs = append(r.exprs, expressionOf(e.text(unix.NFTA_EXPR_NAME), e.nested(unix.NFTA_EXPR_DATA)))
 	}
 	return r
+}
+
+// expressionOf takes the values out of their wrappers, once and not for each
+// packet.
+func expressionOf(name string, a attributes) expression {
+	e := expression{name: name, attributes: a}
+	wrapped := map[string][]uint16{
+		"cmp":       {unix.NFTA_CMP_DATA},
+		"range":     {unix.NFTA_RANGE_FROM_DATA, unix.NFTA_RANGE_TO_DATA},
+		"bitwise":   {unix.NFTA_BITWISE_MASK, unix.NFTA_BITWISE_XOR},
+		"immediate": {unix.NFTA_IMMEDIATE_DATA},
+	}
+	for _, kind := range wrapped[name] {
+		data := a.nested(kind)
+		e.verdict = verdictOf(data)
+		a[kind] = data[unix.NFTA_DATA_VALUE]
+	}
+	return e
 }
 
 func familyName(family byte) string {

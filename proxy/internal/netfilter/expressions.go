@@ -15,6 +15,11 @@ type registers struct{ bits }
 
 func newRegisters() registers { return registers{unknown(registersSize)} }
 
+func (r registers) forget() {
+	clear(r.value)
+	clear(r.known)
+}
+
 // offset finds a register: 1 to 4 are of sixteen octets, those from 8 of four.
 func offset(register uint32) int {
 	switch {
@@ -131,7 +136,11 @@ func (w *walk) express(c *chain, e expression, r registers) (step, error) {
 	case "ct", "payload":
 		return goesOn(yes), nil
 	case "immediate":
-		return w.immediate(a, r), nil
+		if e.verdict != nil {
+			return step{yes, []verdict{*e.verdict}, true}, nil
+		}
+		r.load(a.number(unix.NFTA_IMMEDIATE_DREG), exactly(a[unix.NFTA_IMMEDIATE_DATA]...))
+		return goesOn(yes), nil
 	case "cmp":
 		return goesOn(compare(a, r)), nil
 	case "range":
@@ -157,24 +166,13 @@ func (w *walk) express(c *chain, e expression, r registers) (step, error) {
 	case "synproxy":
 		return step{yes, []verdict{{code: codeQueue}}, false}, nil
 	}
-	// What is not known may match, and may leave anything in any register.
-	copy(r.known, make([]byte, len(r.known)))
-	copy(r.value, make([]byte, len(r.value)))
+	r.forget() // what is not known may match, and may leave anything in any register
 	return goesOn(maybe), nil
-}
-
-func (w *walk) immediate(a attributes, r registers) step {
-	data := a.nested(unix.NFTA_IMMEDIATE_DATA)
-	if v := verdictOf(data); v != nil {
-		return step{yes, []verdict{*v}, true}
-	}
-	r.load(a.number(unix.NFTA_IMMEDIATE_DREG), exactly(slices.Clone(data[unix.NFTA_DATA_VALUE])...))
-	return goesOn(yes)
 }
 
 // Comparisons, in the numbering of nf_tables.h.
 func compare(a attributes, r registers) truth {
-	value := a.value(unix.NFTA_CMP_DATA)
+	value := a[unix.NFTA_CMP_DATA]
 	found := r.from(a.number(unix.NFTA_CMP_SREG), len(value))
 	switch a.number(unix.NFTA_CMP_OP) {
 	case 0:
@@ -194,7 +192,7 @@ func compare(a attributes, r registers) truth {
 }
 
 func inRange(a attributes, r registers) truth {
-	first, last := a.value(unix.NFTA_RANGE_FROM_DATA), a.value(unix.NFTA_RANGE_TO_DATA)
+	first, last := a[unix.NFTA_RANGE_FROM_DATA], a[unix.NFTA_RANGE_TO_DATA]
 	in := r.from(a.number(unix.NFTA_RANGE_SREG), len(first)).within(first, last)
 	if a.number(unix.NFTA_RANGE_OP) == 1 {
 		return in.not()
@@ -211,7 +209,7 @@ func bitwise(a attributes, r registers) {
 	result := unknown(n)
 	if a.number(attributeOperation) == 0 {
 		result = r.from(a.number(unix.NFTA_BITWISE_SREG), n).
-			masked(a.value(unix.NFTA_BITWISE_MASK), a.value(unix.NFTA_BITWISE_XOR))
+			masked(a[unix.NFTA_BITWISE_MASK], a[unix.NFTA_BITWISE_XOR])
 	}
 	r.load(a.number(unix.NFTA_BITWISE_DREG), result)
 }

@@ -12,6 +12,8 @@ type walk struct {
 	rules   *ruleset
 	packet  Packet
 	headers headers
+	// registers are those of the rule that is followed.
+	registers registers
 	// mark is that of the packet, which rules change.
 	mark bits
 	// certain is true while the packet is known to have come to here.
@@ -42,7 +44,7 @@ const (
 )
 
 func (r *ruleset) follow(p Packet) *walk {
-	return &walk{rules: r, packet: p, headers: p.lay(), mark: p.markBits(), certain: true}
+	return &walk{rules: r, packet: p, headers: p.lay(), registers: newRegisters(), mark: p.markBits(), certain: true}
 }
 
 // base follows the packet through one base chain and its policy. Behind the chain
@@ -140,9 +142,9 @@ func (r *ruleset) chain(near *chain, name string) *chain {
 // rule tells what verdicts a rule may give. None means that it surely gives none.
 func (w *walk) rule(c *chain, r rule) (step, error) {
 	before, certain := w.certain, yes
-	registers := newRegisters()
+	w.registers.forget() // of the rule before
 	for _, e := range r.exprs {
-		did, err := w.express(c, e, registers)
+		did, err := w.express(c, e, w.registers)
 		if err != nil {
 			return step{}, err
 		}

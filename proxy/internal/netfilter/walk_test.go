@@ -1,31 +1,16 @@
 package netfilter
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"testing"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// gives is a rule that ends in a verdict, as the kernel lists it.
-func gives(t *testing.T, code int32, chain string) rule {
-	t.Helper()
-	marshal := func(list ...netlink.Attribute) []byte {
-		data, err := netlink.MarshalAttributes(list)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return data
-	}
-	v := marshal(netlink.Attribute{Type: unix.NFTA_VERDICT_CODE, Data: binary.BigEndian.AppendUint32(nil, uint32(code))},
-		netlink.Attribute{Type: unix.NFTA_VERDICT_CHAIN, Data: append([]byte(chain), 0)})
-	return rule{exprs: []expression{{"immediate", attributes{
-		unix.NFTA_IMMEDIATE_DREG: make([]byte, 4),
-		unix.NFTA_IMMEDIATE_DATA: marshal(netlink.Attribute{Type: netlink.Nested | unix.NFTA_DATA_VERDICT, Data: v}),
-	}}}}
+// gives is a rule that ends in a verdict.
+func gives(code int32, chain string) rule {
+	return rule{exprs: []expression{{name: "immediate", verdict: &verdict{code, chain}}}}
 }
 
 func packet() Packet {
@@ -38,7 +23,7 @@ func TestChainsWithTooManyWaysAreGivenUp(t *testing.T) {
 		c := &chain{family: unix.NFPROTO_INET, table: "filter", name: fmt.Sprint("chain", i), input: i == 0}
 		for range 8 {
 			if i < 15 {
-				c.rules = append(c.rules, gives(t, codeJump, fmt.Sprint("chain", i+1)))
+				c.rules = append(c.rules, gives(codeJump, fmt.Sprint("chain", i+1)))
 			}
 		}
 		r.chains = append(r.chains, c)
@@ -49,8 +34,8 @@ func TestChainsWithTooManyWaysAreGivenUp(t *testing.T) {
 }
 
 func TestWhatIsNotUnderstoodMayMatchAndMayNot(t *testing.T) {
-	strange := gives(t, codeDrop, "")
-	strange.exprs = append([]expression{{"invented", attributes{}}}, strange.exprs...)
+	strange := gives(codeDrop, "")
+	strange.exprs = append([]expression{{name: "invented"}}, strange.exprs...)
 	c := &chain{family: unix.NFPROTO_IPV4, table: "filter", name: "INPUT", input: true, rules: []rule{strange}}
 	r := &ruleset{chains: []*chain{c}, sets: map[setName]*set{}}
 	found, err := r.hindrances([]Packet{packet()}, "own")
@@ -65,7 +50,7 @@ func TestWhatIsNotUnderstoodMayMatchAndMayNot(t *testing.T) {
 
 func TestAJumpToAChainThatIsNotListedIsAnError(t *testing.T) {
 	r := &ruleset{sets: map[setName]*set{}, chains: []*chain{{family: unix.NFPROTO_INET, table: "filter", name: "input", input: true,
-		rules: []rule{gives(t, codeGoto, "gone")}}}}
+		rules: []rule{gives(codeGoto, "gone")}}}}
 	if found, err := r.hindrances([]Packet{packet()}, "own"); err == nil {
 		t.Errorf("%+v", found)
 	}
