@@ -141,6 +141,10 @@ var firewalls = []struct {
 	{"a mark that is taken away first", tableOf(`table inet mangle { chain input { type filter hook input priority -150; meta mark set meta mark & 0xffff0fff; } }`) +
 		inet("drop", neighbours+"meta mark & 0x1000 == 0x1000 accept; ct state established accept; meta mark & 0x1000 == 0 tcp dport 25 accept;"), fine, fine},
 	{"a dormant table", tableOf(`table inet filter { flags dormant; chain input { type filter hook input priority 0; policy drop; } }`), fine, fine},
+	{"addresses of loopback, as hardening guides have them", inet("drop", "iif lo accept; "+neighbours+"ip saddr 127.0.0.0/8 counter drop; ip6 saddr ::1 counter drop;"+
+		"iif != lo ip daddr 127.0.0.1/8 drop; ip saddr { 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 } drop; ct state established accept; tcp dport 25 accept;"), fine, fine},
+	{"addresses beside those of loopback", inet("accept", "ip saddr 126.0.0.0/7 drop; ip6 saddr ::/64 drop;"), may, may},
+	{"iptables with addresses of loopback", "iptables -A INPUT ! -i lo -s 127.0.0.0/8 -j DROP; iptables -A INPUT -d 127.0.0.0/8 -j REJECT; ip6tables -A INPUT -s ::1 -j DROP", fine, fine},
 	{"iptables with a policy", "iptables -P INPUT DROP", will, fine},
 	{"iptables with a last rule", "iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; iptables -A INPUT -p tcp --dport 22 -j ACCEPT; iptables -A INPUT -j REJECT", will, fine},
 	{"ip6tables with jumps", "ip6tables -N icmp; ip6tables -A icmp -p ipv6-icmp -j ACCEPT; ip6tables -A INPUT -j icmp; ip6tables -A INPUT -m state --state ESTABLISHED -j ACCEPT; ip6tables -A INPUT -j DROP", fine, will},

@@ -20,7 +20,7 @@ var conditions = []string{
 	"iifname lan0", "iifname \"lan*\"", "iifname != lan0", "iifname { lan0, wan0 }", "iif lan0", "iif != lan0", "iif lo",
 	"ct state new", "ct state established,related", "ct state { new, established }", "ct state != new", "ct state invalid", "ct direction original",
 	"ip protocol tcp", "meta l4proto { tcp, udp }", "meta l4proto udp", "ip version 4", "meta nfproto ipv6", "meta protocol ip", "ip saddr 10.1.0.0/16",
-	"ip saddr @clients", "ip daddr != 10.1.0.1", "ip saddr . tcp dport @pairs", "iifname . tcp dport { lan0 . 25, lan0 . 587 }",
+	"ip saddr @clients", "ip daddr != 10.1.0.1", "ip saddr 127.0.0.0/8", "ip daddr { 127.0.0.0/8, 224.0.0.0/4 }", "ip saddr . tcp dport @pairs", "iifname . tcp dport { lan0 . 25, lan0 . 587 }",
 	"iifname . ip saddr { lan0 . 10.0.0.0/8, wan0 . 203.0.113.0/24 }", "fib daddr type local", "fib daddr type != { local, broadcast }",
 	"socket transparent 1", "pkttype host", "limit rate 1000/second", "tcp option maxseg size 1-65535", "ip ttl > 1", "meta length < 2000",
 }

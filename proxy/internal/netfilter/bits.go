@@ -27,14 +27,21 @@ func (t truth) and(u truth) truth { return min(t, u) }
 
 // bits are octets of which some bits are known. A value bit that is not known is
 // zero.
-type bits struct{ value, known []byte }
+type bits struct {
+	value, known []byte
+	// never are what the octets certainly are not, where that is no matter of bits.
+	never []span
+}
+
+// span is from a value to another, both included, of the first octets.
+type span struct{ first, last []byte }
 
 // unknown is n octets of which nothing is known.
-func unknown(n int) bits { return bits{make([]byte, n), make([]byte, n)} }
+func unknown(n int) bits { return bits{value: make([]byte, n), known: make([]byte, n)} }
 
 // exactly is a value of which everything is known.
 func exactly(value ...byte) bits {
-	return bits{value, bytes.Repeat([]byte{0xff}, len(value))}
+	return bits{value: value, known: bytes.Repeat([]byte{0xff}, len(value))}
 }
 
 // write puts known octets over those at offset.
@@ -43,9 +50,17 @@ func (b bits) write(offset int, other bits) {
 	copy(b.known[offset:], other.known)
 }
 
-func (b bits) slice(from, to int) bits { return bits{b.value[from:to], b.known[from:to]} }
+func (b bits) slice(from, to int) bits { return bits{value: b.value[from:to], known: b.known[from:to]} }
 
-func (b bits) clone() bits { return bits{slices.Clone(b.value), slices.Clone(b.known)} }
+func (b bits) clone() bits { return bits{slices.Clone(b.value), slices.Clone(b.known), b.never} }
+
+// excludes tells whether all from first to last is what b never is.
+func (b bits) excludes(first, last []byte) bool {
+	return slices.ContainsFunc(b.never, func(s span) bool {
+		n := len(s.first)
+		return len(first) >= n && len(last) >= n && bytes.Compare(s.first, first[:n]) <= 0 && bytes.Compare(last[:n], s.last) <= 0
+	})
+}
 
 // masked is (b & mask) ^ xor, as the kernel's bitwise expression computes it. A
 // bit that the mask clears is known whatever it was.
@@ -57,6 +72,12 @@ func (b bits) masked(mask, xor []byte) bits {
 		}
 		out.known[i] = b.known[i] | ^mask[i]
 		out.value[i] = (b.value[i]&mask[i] ^ xor[i]) & out.known[i]
+	}
+	for _, s := range b.never {
+		// An octet that is kept whole is still never what it never was.
+		if n := len(s.first); len(mask) >= n && len(xor) >= n && bytes.Count(mask[:n], []byte{0xff}) == n && bytes.Count(xor[:n], []byte{0}) == n {
+			out.never = append(out.never, s)
+		}
 	}
 	return out
 }
@@ -75,6 +96,9 @@ func (b bits) or(other bits) bits {
 func (b bits) equals(value []byte) truth {
 	if len(value) > len(b.value) {
 		return maybe
+	}
+	if b.excludes(value, value) {
+		return no
 	}
 	result := yes
 	for i, v := range value {
@@ -138,7 +162,7 @@ func (b bits) within(first, last []byte) truth {
 	switch {
 	case bytes.Compare(least, first) >= 0 && bytes.Compare(most, last) <= 0:
 		return yes
-	case bytes.Compare(most, first) < 0 || bytes.Compare(least, last) > 0:
+	case bytes.Compare(most, first) < 0 || bytes.Compare(least, last) > 0 || b.excludes(first, last):
 		return no
 	}
 	return maybe

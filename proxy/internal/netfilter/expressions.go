@@ -11,13 +11,18 @@ import (
 const registersSize = 64
 
 // registers hold what expressions load and compare.
-type registers struct{ bits }
+type registers struct {
+	bits
+	// excluded is what never stands in the register that begins at an offset.
+	excluded map[int][]span
+}
 
-func newRegisters() registers { return registers{unknown(registersSize)} }
+func newRegisters() registers { return registers{unknown(registersSize), map[int][]span{}} }
 
 func (r registers) forget() {
 	clear(r.value)
 	clear(r.known)
+	clear(r.excluded)
 }
 
 // offset finds a register: 1 to 4 are of sixteen octets, those from 8 of four.
@@ -40,10 +45,16 @@ func (r registers) load(register uint32, value bits) {
 	}
 	if rest := len(value.value) % 4; rest != 0 {
 		padding := make([]byte, 4-rest)
-		value = bits{slices.Concat(value.value, padding), slices.Concat(value.known, exactly(padding...).known)}
+		value = bits{slices.Concat(value.value, padding), slices.Concat(value.known, exactly(padding...).known), value.never}
 	}
 	n := min(len(value.value), registersSize-at)
 	r.write(at, value.slice(0, n))
+	for other := range r.excluded {
+		if other >= at-unix.IFNAMSIZ && other < at+n {
+			delete(r.excluded, other) // it is overwritten, or may be in part
+		}
+	}
+	r.excluded[at] = value.never
 }
 
 // from gives what stands in a register and behind it, n octets of it, or all.
@@ -55,7 +66,9 @@ func (r registers) from(register uint32, n int) bits {
 	if n <= 0 || at+n > registersSize {
 		n = registersSize - at
 	}
-	return r.slice(at, at+n)
+	out := r.slice(at, at+n)
+	out.never = r.excluded[at]
+	return out
 }
 
 // verdict is what a rule comes to.

@@ -47,7 +47,11 @@ func (w *walk) payload(a attributes) bits {
 	if n < 0 || from < 0 || from+n > len(header.value) {
 		return unknown(min(max(n, 0), registersSize))
 	}
-	return header.slice(from, from+n).clone()
+	out := header.slice(from, from+n).clone()
+	if a.number(unix.NFTA_PAYLOAD_BASE) == unix.NFT_PAYLOAD_NETWORK_HEADER && w.packet.addresses(from) {
+		out.never = w.packet.strangers()
+	}
+	return out
 }
 
 // fib knows of the routing one thing: what comes to a transparent socket has an

@@ -61,7 +61,7 @@ func (p Packet) lay() headers {
 		h.network = unknown(20)
 		version, protocol, addresses, size = 4, 9, 12, 4 // RFC 791 §3.1
 	}
-	h.network.write(0, bits{[]byte{version << 4}, []byte{0xf0}})
+	h.network.write(0, bits{value: []byte{version << 4}, known: []byte{0xf0}})
 	h.network.write(protocol, exactly(unix.IPPROTO_TCP))
 	h.network.write(addresses, prefixBits(p.Source, size))
 	h.network.write(addresses+size, prefixBits(p.Destination, size))
@@ -70,7 +70,7 @@ func (p Packet) lay() headers {
 			h.transport.write(offset, exactly(binary.BigEndian.AppendUint16(nil, port)...))
 		}
 	}
-	h.transport.write(13, bits{[]byte{p.Flags}, []byte{0x3f}})
+	h.transport.write(13, bits{value: []byte{p.Flags}, known: []byte{0x3f}})
 	return h
 }
 
@@ -86,10 +86,33 @@ func prefixBits(p netip.Prefix, size int) bits {
 	return b
 }
 
+// strangers are addresses that no packet has that came over a wire: those of
+// loopback, of no host, and of groups, from and to which there is no TCP. The
+// kernel drops them before input (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3).
+func (p Packet) strangers() []span {
+	switch {
+	case p.Interface == "lo":
+		return nil
+	case p.V4:
+		return []span{{[]byte{0}, []byte{0}}, {[]byte{127}, []byte{127}}, {[]byte{224}, []byte{239}}}
+	}
+	loopback := netip.IPv6Loopback().AsSlice()
+	return []span{{loopback, loopback}, {[]byte{0xff}, []byte{0xff}}}
+}
+
+// addresses tells whether something at an offset of the network header begins
+// with an address.
+func (p Packet) addresses(offset int) bool {
+	if p.V4 {
+		return offset == 12 || offset == 16
+	}
+	return offset == 8 || offset == 24
+}
+
 func native32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
 // markBits are the known bits of the packet mark.
-func (p Packet) markBits() bits { return bits{native32(p.Mark), native32(p.Mark)} }
+func (p Packet) markBits() bits { return bits{value: native32(p.Mark), known: native32(p.Mark)} }
 
 // meta is what nft's meta expression reads, but for the mark, which rules change.
 func (p Packet) meta(key uint32) bits {
@@ -144,7 +167,7 @@ func (p Packet) conntrack(key uint32) bits {
 		if p.Redirected {
 			value, known = value|destinationNAT, known|destinationNAT
 		}
-		return bits{native32(value), native32(known)}
+		return bits{value: native32(value), known: native32(known)}
 	case unix.NFT_CT_PROTOCOL:
 		return exactly(unix.IPPROTO_TCP)
 	case unix.NFT_CT_PROTO_DST:
