@@ -22,9 +22,11 @@ var mayImport = map[string][]string{
 	"enforce":        {},
 	"enforce/memory": {"enforce"},
 
-	"proxy": {"enforce", "enforce/memory", "smtpwire", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
+	"proxy": {"enforce", "enforce/memory", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
 		"proxy/internal/session", "go.uber.org/zap"},
-	"proxy/internal/intercept": {"golang.org/x/sys", "github.com/google/nftables", "github.com/vishvananda/netlink", "github.com/mdlayher/netlink"},
+	"proxy/internal/doctor":    {"proxy/internal/intercept", "golang.org/x/sys", "github.com/miekg/dns", "github.com/vishvananda/netlink"},
+	"proxy/internal/netfilter": {"golang.org/x/sys", "github.com/mdlayher/netlink"},
+	"proxy/internal/intercept": {"proxy/internal/netfilter", "golang.org/x/sys", "github.com/google/nftables", "github.com/vishvananda/netlink", "github.com/mdlayher/netlink"},
 	"proxy/internal/keyring":   {"enforce"},
 	"proxy/internal/leg":       {"smtpwire", "smtpwire/tlshello"},
 	"proxy/internal/record":    {"enforce", "smtpwire/tlshello", "go.uber.org/zap", "github.com/coreos/go-systemd/v22"},

@@ -88,10 +88,12 @@ read, and writes one record a session.
 
 A first look at a machine:
 
+    postern init                   write a first configuration, from what it finds
     postern check                  is the configuration sound, and what does it say?
     postern explain --to DOMAIN    what would happen to mail for DOMAIN?
     postern intercept up           have the kernel send connections here
     postern run                    serve them
+    postern doctor                 what is wrong here, and what mends it?
 
 Exit codes: 0 fine; 1 something was found, or failed while running; 2 the command
 line or the configuration is at fault.`,
@@ -103,7 +105,7 @@ line or the configuration is at fault.`,
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the configuration `file`")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(o), newCheck(o), newExplain(o), newIntercept(o), newCertificate(o), newVersion(o))
+	root.AddCommand(newRun(o), newCheck(o), newExplain(o), newIntercept(o), newCertificate(o), newInit(o), newDoctor(o), newVersion(o))
 	return root
 }
 

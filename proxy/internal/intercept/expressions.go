@@ -39,6 +39,15 @@ func isTCP() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}, equals(unix.IPPROTO_TCP)}
 }
 
+// isICMP: meta l4proto icmp
+func isICMP(v4 bool) []expr.Any {
+	protocol := byte(unix.IPPROTO_ICMPV6)
+	if v4 {
+		protocol = unix.IPPROTO_ICMP
+	}
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}, equals(protocol)}
+}
+
 // isFamily: meta nfproto ipv4 (in the bridge family: isEtherType)
 func isFamily(v4 bool) []expr.Any {
 	value := byte(unix.NFPROTO_IPV6)

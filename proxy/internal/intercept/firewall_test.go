@@ -178,8 +178,7 @@ func TestInterceptedConnectionsPassAClosedInputChainByTheNamedRule(t *testing.T)
 		for _, wall := range []struct {
 			name string
 			with func(...[]expr.Any) firewall
-			warn bool // of a policy there is a warning besides
-		}{{"by policy", closed, true}, {"by its last rule", ending, false}} {
+		}{{"by policy", closed}, {"by its last rule", ending}} {
 			t.Run(row.name+" "+wall.name, func(t *testing.T) {
 				n := routed(t)
 				install(t, n.Gateway, "closed", wall.with(row.rule))
@@ -191,8 +190,8 @@ func TestInterceptedConnectionsPassAClosedInputChainByTheNamedRule(t *testing.T)
 					}
 				}
 				for _, warnings := range [][]string{report.Warnings, shown.Warnings} {
-					if warned := strings.Contains(strings.Join(warnings, "\n"), row.named.NFT); warned != wall.warn {
-						t.Errorf("warnings %q", warnings)
+					if len(warnings) > 0 {
+						t.Errorf("warnings %q, although the rule is there", warnings)
 					}
 				}
 				startRelay(t, n.Gateway, row.plan)

@@ -183,22 +183,22 @@ var meddlings = []struct {
 	{"a rule less", func(c *nftables.Conn, table *nftables.Table) error {
 		c.FlushChain(&nftables.Chain{Table: table, Name: hookChain})
 		return nil
-	}, `chain prerouting of table inet has 0 rules, the plan 3: rule 1 is missing: "packets of Postern's own connections"`},
+	}, `chain prerouting of table inet has 0 rules, the plan 5: rule 1 is missing: "packets of Postern's own connections"`},
 	{"the first rule deleted", func(c *nftables.Conn, table *nftables.Table) error {
 		rules, err := c.GetRules(table, &nftables.Chain{Name: hookChain})
 		if err != nil {
 			return err
 		}
 		return c.DelRule(rules[0])
-	}, `chain prerouting of table inet has 2 rules, the plan 3: rule 1 is not "packets of Postern's own connections"`},
+	}, `chain prerouting of table inet has 4 rules, the plan 5: rule 1 is not "packets of Postern's own connections"`},
 	{"a rule more", func(c *nftables.Conn, table *nftables.Table) error {
 		c.AddRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: hookChain}, Exprs: ctEstablished()})
 		return nil
-	}, "chain prerouting of table inet has 4 rules, the plan 3: rule 4 is not part of the plan"},
+	}, "chain prerouting of table inet has 6 rules, the plan 5: rule 6 is not part of the plan"},
 	{"another rule in its place", func(c *nftables.Conn, table *nftables.Table) error {
 		chain := &nftables.Chain{Table: table, Name: hookChain}
 		c.FlushChain(chain)
-		for range 3 {
+		for range 5 {
 			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: ctEstablished()})
 		}
 		return nil

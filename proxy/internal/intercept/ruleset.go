@@ -97,6 +97,13 @@ func (p Plan) tproxyTable() table {
 			// that uses its port again would hang.
 			{"packets of Postern's own connections", join(
 				isTCP(), socketTransparent(), setMark(), verdict(expr.VerdictAccept))},
+			// Routers on the way answer to the client's address, which Postern sends
+			// from. Without this the client would hear that a packet was too big (RFC
+			// 1191, RFC 8201), and Postern would send it again for ever.
+			{"errors about Postern's own connections (IPv4)", join(
+				isICMP(true), socketTransparent(), setMark(), verdict(expr.VerdictAccept))},
+			{"errors about Postern's own connections (IPv6)", join(
+				isICMP(false), socketTransparent(), setMark(), verdict(expr.VerdictAccept))},
 			{"connections to this machine are its own", join(
 				fibIsLocal(), verdict(expr.VerdictReturn))},
 			// Only a SYN: a connection that began without Postern goes on
