@@ -200,7 +200,7 @@ func (p Plan) warnings(m machine, bridges []bridge) []string {
 				sysctlName(forwardingSysctl(v4)), familyNumber(v4), bridges[0].name)
 		}
 	}
-	texts = slices.Concat(texts, p.vlanWarnings(m, bridges), p.trackingWarnings())
+	texts = slices.Concat(texts, p.layerWarnings(m, bridges), p.trackingWarnings())
 	return append(texts, p.inputWarnings()...)
 }
 

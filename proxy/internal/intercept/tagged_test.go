@@ -107,7 +107,7 @@ func TestFramesWithAVLANTagAreNotLiftedOffTheBridge(t *testing.T) {
 	})
 }
 
-func TestVLANsOnABridgeAreWarnedOf(t *testing.T) {
+func TestInterfacesThatLieOnOthersAreWarnedOf(t *testing.T) {
 	yes := true
 	link := func(index, parent int, name string) netlink.LinkAttrs {
 		return netlink.LinkAttrs{Index: index, ParentIndex: parent, Name: name}
@@ -118,6 +118,8 @@ func TestVLANsOnABridgeAreWarnedOf(t *testing.T) {
 		3: &netlink.Vlan{LinkAttrs: link(3, 1, "br0.20"), VlanId: 20},
 		4: &netlink.Device{LinkAttrs: link(4, 0, "eth0")},
 		5: &netlink.Vlan{LinkAttrs: link(5, 4, "eth0.20"), VlanId: 20},
+		6: &netlink.Device{LinkAttrs: link(6, 0, "eth1")},
+		7: &netlink.Macvlan{LinkAttrs: link(7, 6, "vrrp.51")},
 	}}
 	for _, row := range []struct {
 		interfaces []string
@@ -127,6 +129,9 @@ func TestVLANsOnABridgeAreWarnedOf(t *testing.T) {
 		{[]string{"br0"}, []string{"br0.20 is a VLAN on the bridge br0: frames with its tag pass by"}},
 		{[]string{"br0.20"}, []string{"br0.20 is a VLAN on the bridge br0: what this machine routes is taken"}},
 		{[]string{"br1"}, []string{"br1 filters VLANs"}},
+		{[]string{"eth1"}, []string{"packets to the MAC address of vrrp.51 come in there and not on eth1"}},
+		{[]string{"eth1", "vrrp.51"}, nil},
+		{[]string{"vrrp.51"}, nil},
 	} {
 		plan := tproxyPlan()
 		plan.Interfaces = row.interfaces
@@ -135,7 +140,7 @@ func TestVLANsOnABridgeAreWarnedOf(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []string
-		for i, text := range plan.vlanWarnings(m, bridges) {
+		for i, text := range plan.layerWarnings(m, bridges) {
 			if i < len(row.want) && strings.HasPrefix(text, row.want[i]) {
 				text = row.want[i]
 			}

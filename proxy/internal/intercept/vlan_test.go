@@ -138,3 +138,55 @@ func replaceRoute(t *testing.T, host *netlab.Host, to, via netip.Addr) {
 		t.Fatal(err)
 	}
 }
+
+// As keepalived's use_vmac makes them (macvlan, RFC 9568 §7.3).
+func TestPacketsToAVirtualMACAddressComeInOnItsOwnInterface(t *testing.T) {
+	for _, row := range []struct {
+		interfaces []string
+		taken      bool
+	}{{[]string{"lan0"}, false}, {[]string{"lan0", "vrrp.51"}, true}} {
+		n := routed(t)
+		err := n.Gateway.Do(func() error {
+			below, err := netlink.LinkByName("lan0")
+			if err != nil {
+				return err
+			}
+			link := &netlink.Macvlan{
+				LinkAttrs: netlink.LinkAttrs{Name: "vrrp.51", ParentIndex: below.Attrs().Index}, Mode: netlink.MACVLAN_MODE_PRIVATE,
+			}
+			return errors.Join(netlink.LinkAdd(link), netlink.LinkSetUp(link))
+		})
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			t.Log("this kernel has no macvlan (CONFIG_MACVLAN)")
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		address, err := n.Gateway.HardwareAddress("vrrp.51")
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = n.Client.Do(func() error {
+			device, err := netlink.LinkByName("eth0")
+			for _, gateway := range []netip.Addr{n.Gateway4, n.Gateway6} {
+				err = errors.Join(err, netlink.NeighSet(&netlink.Neigh{LinkIndex: device.Attrs().Index,
+					IP: gateway.AsSlice(), HardwareAddr: address, State: netlink.NUD_PERMANENT}))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := tproxyPlan()
+		plan.Interfaces = row.interfaces
+		up(t, n.Gateway, plan)
+		startRelay(t, n.Gateway, plan)
+		families(t, n, func(t *testing.T, _, server netip.Addr) {
+			echo(t, n.Server, at(server, smtp))
+			if v := mustCall(t, n.Client, anyPort, at(server, smtp)); v.wasIntercepted() != row.taken {
+				t.Errorf("on %s: intercepted %v", row.interfaces, v.wasIntercepted())
+			}
+		})
+	}
+}

@@ -7,10 +7,11 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// vlanWarnings say what of VLANs on bridges does not come to Postern. A bridge
-// carries frames with a tag too, which belong to other networks than its own
-// addresses do: they are not lifted, for the bridge would drop them.
-func (p Plan) vlanWarnings(m machine, bridges []bridge) []string {
+// layerWarnings say what does not come to Postern because another interface lies
+// on one of the plan. A bridge carries frames with a VLAN tag too, which belong to
+// other networks than its own addresses do: they are not lifted, for the bridge
+// would drop them.
+func (p Plan) layerWarnings(m machine, bridges []bridge) []string {
 	var texts []string
 	for _, b := range bridges {
 		link, ok := m.byName(b.name).(*netlink.Bridge)
@@ -21,11 +22,15 @@ func (p Plan) vlanWarnings(m machine, bridges []bridge) []string {
 	}
 	for _, link := range m.links {
 		below := m.links[link.Attrs().ParentIndex]
-		if link.Type() != "vlan" || below == nil || below.Type() != "bridge" {
+		if below == nil {
 			continue
 		}
 		name, under := link.Attrs().Name, below.Attrs().Name
 		switch {
+		case link.Type() == "macvlan" && slices.Contains(p.Interfaces, under) && !slices.Contains(p.Interfaces, name):
+			texts = append(texts, fmt.Sprintf("packets to the MAC address of %s come in there and not on %s: "+
+				"what this machine routes of them passes by without Postern unless %s is named, too", name, under, name))
+		case link.Type() != "vlan" || below.Type() != "bridge":
 		case slices.Contains(p.Interfaces, name):
 			texts = append(texts, fmt.Sprintf("%s is a VLAN on the bridge %s: what this machine routes is taken there, "+
 				"what is bridged passes by without Postern", name, under))
