@@ -8,6 +8,8 @@
 #              needs Postfix, and root or uidmap
 # make load    hostile load: slow peers, floods, ten thousand idle sessions
 # make build   the programs, in build/
+# make test-packages  installs the packages on machines that boot, upgrades, crashes
+#              and removes them; needs root and Debian
 # make packages  deb and rpm for amd64 and arm64, in build/packages/; the same source
 #              gives the same bytes. VERSION=1.2.3 names another version
 
@@ -15,7 +17,7 @@ GO       ?= go
 FUZZTIME ?= 10m
 VERSION  ?= $(shell ./packaging/version)
 
-.PHONY: build packages demo attack soak load test fuzz clean
+.PHONY: build packages demo attack soak load test test-packages fuzz clean
 
 build:
 	@mkdir -p build
@@ -38,6 +40,9 @@ load: build
 
 test:
 	@GO="$(GO)" ./.ci/test
+
+test-packages:
+	@GO="$(GO)" ./.ci/test-packages -v
 
 fuzz:
 	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" ./.ci/fuzz
