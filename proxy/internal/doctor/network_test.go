@@ -54,7 +54,6 @@ var ills = []struct {
 	{"a path of several widths", "mtu", netlab.NewRouted, "ip link set wan0 mtu 1400; ip route add default via 203.0.113.2", nil,
 		[]string{"note: lan0 has an MTU of 1500 and wan0 one of 1400, and net.ipv4.tcp_mtu_probing = 0"}, false},
 	{"a path whose end is not seen", "mtu", netlab.NewRouted, "true", nil, nil, false},
-	{"a bridge, over which ICMP goes to the client", "mtu", netlab.NewBridged, "true", onBridge, []string{"problem: net.ipv4.tcp_mtu_probing = 0, and br0 is a bridge"}, false},
 	{"too narrow for IPv6", "mtu", netlab.NewRouted, "sysctl -qw net.ipv4.tcp_mtu_probing=1; ip link set lan0 mtu 1000", nil, []string{"problem: the MTU of lan0 is 1000, and IPv6 needs 1280"}, false},
 	{"nothing", "conntrack", netlab.NewRouted, "true", nil, nil, false},
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -157,14 +156,9 @@ func mtu(_ context.Context, e *examination) ([]Finding, error) {
 }
 
 // blackHole is a path on which the answer "fragmentation needed" (RFC 1191, RFC
-// 8201) does not come to whoever sent too much: because it is filtered, or because
-// it is bridged to the client whose address Postern sends from.
+// 8201) may not come to whoever sent too much, because it is filtered.
 func (e *examination) blackHole(inside, outside []netlink.Link) []Finding {
 	mend := []string{setSysctl("net/ipv4/tcp_mtu_probing", "1") + " # RFC 4821, for IPv6 too"}
-	if i := slices.IndexFunc(inside, isBridge); i >= 0 && e.Plan.PreserveSource {
-		return []Finding{{Severity: Problem, What: fmt.Sprintf("net.ipv4.tcp_mtu_probing = 0, and %s is a bridge", inside[i].Attrs().Name),
-			Why: `ICMP "fragmentation needed" is bridged to the client, whose address Postern sends from: over a tunnel on the way long messages hang`, Mend: mend}}
-	}
 	for _, a := range inside {
 		for _, b := range outside {
 			if a.Attrs().MTU != b.Attrs().MTU && !isLoopback(a) {

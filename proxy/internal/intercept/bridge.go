@@ -17,10 +17,11 @@ type bridge struct {
 	ports   []string // sorted
 }
 
-// The chains of the bridge table, one a direction.
+// The chains of the bridge table, one a direction, and one for what routers answer.
 const (
 	towardsServer = "towards-server"
 	towardsClient = "towards-client"
+	tooBigChain   = "too-big"
 )
 
 // beforeBridging is where nft's priority dstnat stands in the bridge family: the
@@ -85,9 +86,41 @@ func (p Plan) bridgeTable(bridges []bridge) table {
 					rule{"to the IP layer of " + b.name, toHost(b.address)}),
 			})
 		}
+		if p.PreserveSource {
+			errors, rules := p.tooBig(b, ports, tooBigChain+number)
+			chains, prerouting.rules = append(chains, errors), append(prerouting.rules, rules...)
+		}
 	}
 	t.chains = append(chains, prerouting)
 	return t
+}
+
+// tooBig lifts what routers behind the bridge say of packets that are too big for
+// the way (RFC 1191, RFC 8201), where the packet was one of a connection to an
+// intercepted port. They say it to the client, whose address Postern sends from.
+func (p Plan) tooBig(b bridge, ports, name string) (chain, []rule) {
+	c := chain{name: name}
+	var rules []rule
+	for _, v4 := range []bool{true, false} {
+		if !p.reaches(v4) {
+			continue
+		}
+		// Not by the sets: nft prints what it could not read again where raw octets
+		// are looked up in a set of ports or addresses.
+		for _, port := range p.Ports {
+			rules = append(rules, rule{"packets that were too big behind " + b.name, join(isEtherType(v4), isICMP(v4),
+				incomingOn(ports), isTooBig(v4, port), jump(name))})
+		}
+		for _, prefix := range p.Bypass {
+			if prefix.Addr().Is4() == v4 {
+				c.rules = append(c.rules, rule{"bypass by the server", join(isEtherType(v4),
+					serverInside(prefix), verdict(expr.VerdictReturn))})
+			}
+		}
+	}
+	c.rules = append(c.rules, p.bridgeExemptions(destination)...)
+	c.rules = append(c.rules, rule{"to the IP layer of " + b.name, toHost(b.address)})
+	return c, rules
 }
 
 // bridgeExemptions are the exemptions in the direction whose client is at the

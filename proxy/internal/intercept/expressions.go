@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -46,6 +47,45 @@ func isICMP(v4 bool) []expr.Any {
 		protocol = unix.IPPROTO_ICMP
 	}
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}, equals(protocol)}
+}
+
+// What stands in an ICMP message "packet too big" is the header of that packet,
+// behind 8 octets, and what followed it (RFC 792, RFC 4443 §3.2).
+const quotation = 8
+
+// isTooBig: icmp type destination-unreachable icmp code frag-needed, or icmpv6 type
+// packet-too-big, about TCP to the port, and with an IPv4 header that has no
+// options, for behind these nobody could find the port.
+func isTooBig(v4 bool, port uint16) []expr.Any {
+	octets := func(offset uint32, value ...byte) []expr.Any {
+		return []expr.Any{
+			&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: uint32(len(value))},
+			equals(value...),
+		}
+	}
+	to := bigEndian16(port)
+	if v4 {
+		return join(octets(0, 3, 4), octets(quotation, 0x45), octets(quotation+9, unix.IPPROTO_TCP), octets(quotation+20+destinationPort, to...))
+	}
+	return join(octets(0, 2, 0), octets(quotation+6, unix.IPPROTO_TCP), octets(quotation+40+destinationPort, to...))
+}
+
+// serverInside: the destination of the packet that was too big is in the network.
+func serverInside(network netip.Prefix) []expr.Any {
+	offset := uint32(quotation + 24)
+	if network.Addr().Is4() {
+		offset = quotation + 16
+	}
+	address := network.Addr().AsSlice()
+	size := uint32(len(address))
+	return []expr.Any{
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: size},
+		&expr.Bitwise{
+			SourceRegister: register, DestRegister: register, Len: size,
+			Mask: net.CIDRMask(network.Bits(), network.Addr().BitLen()), Xor: make([]byte, size),
+		},
+		equals(address...),
+	}
 }
 
 // isFamily: meta nfproto ipv4 (in the bridge family: isEtherType)
