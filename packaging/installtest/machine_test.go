@@ -34,8 +34,10 @@ type machine struct {
 }
 
 // newMachine gives a machine that is off, with the tree of a release as its disk.
+// Tests with machines run beside each other, for most of the time they wait.
 func newMachine(t *testing.T, release string) *machine {
 	t.Helper()
+	t.Parallel()
 	tree := filepath.Join(treesDir(t), release)
 	if _, err := os.Stat(filepath.Join(tree, "sbin/init")); err != nil {
 		t.Fatalf("no tree of %s: run make test-packages (%v)", release, err)

@@ -148,13 +148,20 @@ func (e *examination) postern(arguments string) string {
 // asRoot is what sees everything.
 func (e *examination) asRoot() []string { return []string{"sudo " + e.postern("doctor")} }
 
-// start is how the service of the package is started, or what the person does who
-// has none, by the command given.
-func (e *examination) start(by string) string {
-	if _, ok := e.units["postern.target"]; ok {
+// start is how the service of the package is started, or one command of the two
+// that it consists of, for somebody who has none, or where only that is missing.
+func (e *examination) start(command string) string {
+	target, packaged := e.units["postern.target"]
+	_, limited := startLimit(e.units["postern.service"], e.units["postern.socket"])
+	switch {
+	case packaged && command == "run" && limited:
+		return wayBack
+	case packaged && target["ActiveState"] != "active":
 		return "systemctl start postern.target"
+	case packaged && command == "run":
+		return "systemctl start postern.socket postern.service"
 	}
-	return e.postern(by)
+	return e.postern(command)
 }
 
 // family is one that Postern may listen in.

@@ -79,6 +79,9 @@ func unitsOf(said string) map[string]unit {
 	return all
 }
 
+// wayBack is how systemd is told to start again what failed too often.
+const wayBack = "systemctl reset-failed postern.service postern.socket && systemctl start postern.target"
+
 // startLimit is the service that was started too often, after which systemd
 // closes its socket too: when_down holds until somebody comes.
 func startLimit(service, socket unit) (Finding, bool) {
@@ -87,7 +90,7 @@ func startLimit(service, socket unit) (Finding, bool) {
 	return Finding{Severity: Problem, What: "postern.service failed so often that systemd starts it no more, and closed its socket",
 		Why: "when_down holds until it is started by hand",
 		Mend: []string{"journalctl -u postern.service -n 50 # why it failed: mend that first; postern check says what of the configuration is at fault",
-			"systemctl reset-failed postern.service postern.socket && systemctl start postern.target"}}, limited
+			wayBack}}, limited
 }
 
 func failed(u unit, why string) (Finding, bool) {
