@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -57,6 +59,7 @@ func newMachine(t *testing.T, release string) *machine {
 		if t.Failed() && m.out != nil {
 			t.Logf("the journal of the last boot:\n%s", m.journalOnDisk())
 		}
+		m.removeControlGroups()
 		must(t, unix.Unmount(m.disk, unix.MNT_DETACH))
 		must(t, unix.Unmount(dir, unix.MNT_DETACH))
 		must(t, os.Remove(dir))
@@ -81,11 +84,7 @@ func (m *machine) boot(host *netlab.Host) {
 	must(m.t, err)
 	m.out = out
 	// A control group of its own, and no other program of this machine's is asked.
-	script := `for root in /sys/fs/cgroup/systemd /sys/fs/cgroup; do
-	if [ -e $root/cgroup.procs ]; then mkdir -p $root/$1 && echo $$ >$root/$1/cgroup.procs && break; fi
-done
-shift
-exec systemd-nspawn "$@"`
+	const script = `mkdir -p /sys/fs/cgroup/$1 && echo $$ >/sys/fs/cgroup/$1/cgroup.procs && shift && exec systemd-nspawn "$@"`
 	m.nspawn = host.Command(context.Background(), "sh", "-c", script, "sh", filepath.Base(m.dir),
 		"--quiet", "--register=no", "--keep-unit", "--boot", "--directory="+m.disk, "--link-journal=no",
 		"--network-namespace-path=/proc/self/ns/net", "--capability=CAP_NET_ADMIN,CAP_NET_RAW", "--resolv-conf=off", "--timezone=off")
@@ -169,6 +168,27 @@ func (m *machine) off() {
 	}
 	m.nspawn, m.leader = nil, 0
 	_ = m.out.Close()
+}
+
+// removeControlGroups takes away what the machine's leave, inner ones first. Those
+// who were in them may take a moment to be gone.
+func (m *machine) removeControlGroups() {
+	root := filepath.Join("/sys/fs/cgroup", filepath.Base(m.dir))
+	m.eventually("its control groups are left", 10*time.Second, func() bool {
+		var groups []string
+		// An error is of one that has gone meanwhile.
+		_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() {
+				groups = append(groups, path)
+			}
+			return nil
+		})
+		for _, group := range slices.Backward(groups) {
+			_ = os.Remove(group)
+		}
+		_, err := os.Stat(root)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // try runs a program inside and gives what it said.
