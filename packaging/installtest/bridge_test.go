@@ -60,16 +60,10 @@ WantedBy=multi-user.target
 `
 
 func TestABridgeIsGuardedFromTheMomentItIsThere(t *testing.T) {
-	s := &site{t: t, dialing: time.Minute, machine: newMachine(t, "bookworm")}
-	s.makePKI()
-	s.bridge()
-	s.boot(s.net.Gateway)
-	older, _ := packages(t, "deb")
-	s.install(older)
-	s.write("/etc/systemd/system/bridge.service", bridgeService, 0o644)
+	s := newBridgingSite(t)
+	s.installOlder()
 	s.run("systemctl", "enable", "bridge.service")
 	s.configure("block", "")
-	s.run("sed", "-i", `s/"lan0"/"br0"/`, "/etc/postern/postern.toml")
 	// As with a network that takes its time.
 	s.write("/etc/systemd/system/postern-intercept-online.service.d/late.conf", "[Service]\nExecStartPre=/bin/sleep 2\n", 0o644)
 	s.run("systemctl", "enable", "postern.target")

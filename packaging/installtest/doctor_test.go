@@ -110,9 +110,8 @@ func TestAMailHostsOwnMailIsTaken(t *testing.T) {
 	s := newSite(t, "bookworm")
 	older, _ := packages(t, "deb")
 	s.install(older)
+	s.intercept = "method = \"redirect\"\ninterfaces = [\"lo\"]"
 	s.configure("block", "")
-	s.write("/etc/postern/postern.toml", strings.Replace(s.read("/etc/postern/postern.toml"),
-		`interfaces = ["lan0"]`, "interfaces = [\"lo\"]\nmethod = \"redirect\"", 1), 0o640)
 	s.run("postern", "check")
 	s.start()
 	conversation := `exec 3<>/dev/tcp/203.0.113.2/25 || exit 1

@@ -29,6 +29,8 @@ type site struct {
 	pki     *proxytest.PKI
 	servers map[netip.Addr]*proxytest.Server
 	dialing time.Duration // the limit of it
+
+	intercept string // of the configuration
 	*machine
 }
 
@@ -39,7 +41,7 @@ const patience = 30 * time.Second
 // come.
 func newSite(t *testing.T, release string) *site {
 	t.Helper()
-	s := &site{t: t, dialing: time.Minute, machine: newMachine(t, release)}
+	s := &site{t: t, dialing: time.Minute, intercept: `interfaces = ["lan0"]`, machine: newMachine(t, release)}
 	s.makePKI()
 	s.connect()
 	s.boot(s.net.Gateway)
@@ -101,7 +103,7 @@ func (s *site) configure(whenDown, more string) {
 		s.machine.run("sh", "-c", "cd /etc/postern/tls && mv edge.pem cert.pem && mv edge.key key.pem && chown root:postern *.pem && chmod 0640 *.pem")
 	}
 	s.write("/etc/postern/postern.toml", fmt.Sprintf(`[intercept]
-interfaces = ["lan0"]
+%s
 when_down = %q
 [log]
 format = "journal"
@@ -109,7 +111,7 @@ format = "journal"
 name = "edge"
 cert = "/etc/postern/tls/cert.pem"
 key = "/etc/postern/tls/key.pem"
-%s`, whenDown, more), 0o640)
+%s`, s.intercept, whenDown, more), 0o640)
 }
 
 // fate is what became of one attempt to send a message.
