@@ -38,8 +38,7 @@ func (s *site) doctor() []finding {
 
 func TestTheFirstStepsLeadToAGuardedEdgeAndTheDoctorBack(t *testing.T) {
 	s := newSite(t, "bookworm")
-	older, _ := packages(t, "deb")
-	s.install(older)
+	s.installOlder()
 	must(t, s.net.Gateway.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), s.net.Server4))
 	must(t, s.net.Gateway.AddRoute(netip.MustParsePrefix("::/0"), s.net.Server6))
 	if out, err := s.try("postern", "init"); err == nil || !strings.Contains(out, "--force") {
@@ -108,8 +107,7 @@ func TestTheFirstStepsLeadToAGuardedEdgeAndTheDoctorBack(t *testing.T) {
 // A mail host takes its own outgoing mail; nothing else on it is touched.
 func TestAMailHostsOwnMailIsTaken(t *testing.T) {
 	s := newSite(t, "bookworm")
-	older, _ := packages(t, "deb")
-	s.install(older)
+	s.installOlder()
 	s.intercept = "method = \"redirect\"\ninterfaces = [\"lo\"]"
 	s.configure("block", "")
 	s.run("postern", "check")

@@ -19,8 +19,7 @@ import (
 func TestInstallingStartsNothingAndPurgingLeavesNothing(t *testing.T) {
 	s := newSite(t, "bookworm")
 	before := s.files()
-	older, _ := packages(t, "deb")
-	s.install(older)
+	s.installOlder()
 	if got := s.isActive(units...); got != "inactive inactive inactive inactive inactive" {
 		t.Errorf("after the installation: %s", got)
 	}
@@ -115,8 +114,7 @@ func TestTheServiceIsConfinedAndSaysWhatItDid(t *testing.T) {
 				t.Skip("there is no bullseye here any more")
 			}
 			s := newSite(t, release)
-			older, _ := packages(t, "deb")
-			s.install(older)
+			s.installOlder()
 			s.configure("block", "")
 			s.start()
 			s.guarded()

@@ -49,8 +49,7 @@ func TestAnUpgradeUnderLoadRefusesNoConnection(t *testing.T) {
 
 func TestCrashesAndReloadsUnderLoadRefuseNoConnection(t *testing.T) {
 	s := newSite(t, "bookworm")
-	older, _ := packages(t, "deb")
-	s.install(older)
+	s.installOlder()
 	s.configure("block", "")
 	// Fewer than would be the limit of starts.
 	s.start()
@@ -87,8 +86,7 @@ func TestCrashesAndReloadsUnderLoadRefuseNoConnection(t *testing.T) {
 
 func TestAHungDaemonIsEndedAndConnectionsWait(t *testing.T) {
 	s := newSite(t, "bookworm")
-	older, _ := packages(t, "deb")
-	s.install(older)
+	s.installOlder()
 	s.configure("block", "")
 	s.write("/etc/systemd/system/postern.service.d/soon.conf", "[Service]\nWatchdogSec=2\n", 0o644)
 	s.run("systemctl", "daemon-reload")
@@ -109,8 +107,7 @@ func TestAHungDaemonIsEndedAndConnectionsWait(t *testing.T) {
 
 func TestAfterARebootTheEdgeIsGuardedBeforeTheNetworkIsUp(t *testing.T) {
 	s := newSite(t, "bookworm")
-	older, _ := packages(t, "deb")
-	s.install(older)
+	s.installOlder()
 	s.configure("block", "")
 	s.run("systemctl", "enable", "systemd-networkd.service") // manages nothing here, but is a network
 	s.run("systemctl", "mask", "systemd-networkd-wait-online.service")
@@ -145,8 +142,7 @@ func TestAfterARebootTheEdgeIsGuardedBeforeTheNetworkIsUp(t *testing.T) {
 // A restart or a reload of nftables begins with an empty rule set.
 func TestInterceptionComesBackWhenNftablesIsRestarted(t *testing.T) {
 	s := newSite(t, "bookworm")
-	older, _ := packages(t, "deb")
-	s.install(older)
+	s.installOlder()
 	s.configure("block", "")
 	s.run("systemctl", "start", "nftables.service")
 	s.start()
