@@ -9,11 +9,15 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -195,6 +199,71 @@ func TestInitLeavesAFileAloneUnlessItIsTold(t *testing.T) {
 		entries, err := os.ReadDir(filepath.Dir(path))
 		if err != nil || len(entries) != 2 {
 			t.Errorf("%s: %v %v is left", c.name, err, entries)
+		}
+	}
+}
+
+func TestInitReplacesNothingButAFile(t *testing.T) {
+	h := gateway(t)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, t.TempDir()} {
+		for _, flags := range [][]string{{"--output", path}, {"--force", "--output", path}} {
+			got := on(t, h, append([]string{"init"}, flags...)...)
+			if got.code != exitFinding || !strings.Contains(got.stderr, path+" is no file") {
+				t.Errorf("%q: %+v", flags, got)
+			}
+		}
+	}
+	if info, err := os.Stat(pipe); err != nil || info.Mode().IsRegular() {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// What the service could read before it can read after.
+func TestInitGivesTheFileToWhomeverReadsIt(t *testing.T) {
+	const service = "daemon"
+	who, err := user.Lookup(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := strconv.Atoi(who.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "group")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if os.Chown(file, -1, group) != nil {
+		t.Log("an ordinary user gives no file away")
+		return
+	}
+	for _, c := range []struct {
+		name       string
+		mode       os.FileMode
+		gid, wants int
+	}{
+		{"of everybody", 0o644, 0, group},
+		{"of a group", 0o640, group + 1, group + 1},
+		{"of root alone", 0o600, 0, 0},
+	} {
+		path := write(t, "")
+		if err := errors.Join(os.Chown(path, 0, c.gid), os.Chmod(path, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		in := initiation{output: path, force: true, user: service}
+		if err := in.write([]byte("text")); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := info.Sys().(*syscall.Stat_t); int(found.Gid) != c.wants || found.Uid != 0 || info.Mode() != 0o640 {
+			t.Errorf("%s: group %d, user %d, mode %s", c.name, found.Gid, found.Uid, info.Mode())
 		}
 	}
 }
