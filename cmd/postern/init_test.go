@@ -203,6 +203,18 @@ func TestInitLeavesAFileAloneUnlessItIsTold(t *testing.T) {
 	}
 }
 
+func TestInitNamesItsFileAsAShellTakesIt(t *testing.T) {
+	h := gateway(t)
+	path := filepath.Join(t.TempDir(), "a name;id.toml")
+	got := on(t, h, "init", "--output", path)
+	if got.code != exitFine || !strings.Contains(got.stdout, "\n  postern check --config '"+path+"'\n") {
+		t.Errorf("%+v", got)
+	}
+	if got := on(t, h, "doctor", "--config", path); !strings.Contains(got.stdout, "postern intercept up --config '"+path+"'\n") {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestInitReplacesNothingButAFile(t *testing.T) {
 	h := gateway(t)
 	pipe := filepath.Join(t.TempDir(), "pipe")

@@ -32,7 +32,7 @@ func setSysctl(path, value string) string {
 	if strings.Contains(path, ".") {
 		name = path
 	}
-	return fmt.Sprintf("sysctl -w %s=%s", name, value)
+	return fmt.Sprintf("sysctl -w %s=%s", ShellWord(name), value)
 }
 
 func linkNamed(name string) (netlink.Link, error) {
@@ -83,7 +83,7 @@ func interfaces(_ context.Context, e *examination) ([]Finding, error) {
 				Mend: []string{"ip -br link # which there are: name one in intercept.interfaces, then: " + e.postern("intercept up")}})
 		case link.Attrs().Flags&net.FlagUp == 0:
 			found = append(found, Finding{Severity: Problem, What: fmt.Sprintf("the interface %s is down", name),
-				Why: "no connection comes in on it", Mend: []string{"ip link set " + name + " up"}})
+				Why: "no connection comes in on it", Mend: []string{"ip link set " + ShellWord(name) + " up"}})
 		case link.Attrs().OperState == netlink.OperDown || link.Attrs().OperState == netlink.OperLowerLayerDown:
 			found = append(found, Finding{Severity: Note, What: fmt.Sprintf("the interface %s has no carrier", name),
 				Why: "no connection comes in on it while its cable or switch port is dead"})
