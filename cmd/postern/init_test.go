@@ -10,7 +10,9 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
+	"net"
 	"net/netip"
 	"os"
 	"os/user"
@@ -20,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"postern/cmd/internal/config"
 	"postern/proxy/proxytest/netlab"
@@ -212,6 +216,31 @@ func TestInitNamesItsFileAsAShellTakesIt(t *testing.T) {
 	}
 	if got := on(t, h, "doctor", "--config", path); !strings.Contains(got.stdout, "postern intercept up --config '"+path+"'\n") {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What cannot be named is left out, and the rest is written.
+func TestInitLeavesOutWhatAConfigurationCannotName(t *testing.T) {
+	h := gateway(t)
+	for i, name := range []string{"a@b", "z\x01q"} {
+		err := h.Do(func() error {
+			link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, Flags: net.FlagUp}, PeerName: fmt.Sprint("peer", i)}
+			if err := netlink.LinkAdd(link); err != nil {
+				return err
+			}
+			address := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77, byte(i), 1}), 24)
+			return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := t.TempDir()
+	now := time.Now()
+	paired(t, root, "etc/postern/tls/a\x07.pem", "etc/postern/tls/a\x07.key", "mx.example", now.Add(-time.Hour), now.Add(time.Hour))
+	text, _, check := begun(t, h, initiation{root: root})
+	if check.code != exitFine || !strings.Contains(text, `interfaces = ["lan0", "wan0"]`) || strings.Contains(text, "a@b") || strings.Contains(text, "mx.example") {
+		t.Errorf("%+v\n%s", check, text)
 	}
 }
 
