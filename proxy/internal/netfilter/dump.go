@@ -27,6 +27,7 @@ type (
 		input       bool // hooked into input
 		priority    int32
 		drops       bool // the policy
+		owned       bool // nobody but the program that made the table may change it
 		rules       []rule
 	}
 	rule struct {
@@ -85,6 +86,9 @@ func parseList(data []byte) []netlink.Attribute {
 	return list
 }
 
+// tableOwner is NFT_TABLE_F_OWNER (linux/netfilter/nf_tables.h, since Linux 5.12).
+const tableOwner = 1 << 1
+
 // ErrPrivilege is what Read returns where CAP_NET_ADMIN is missing.
 var ErrPrivilege = errors.New("netfilter: the kernel shows its rules only to CAP_NET_ADMIN")
 
@@ -126,11 +130,12 @@ func read(connection *netlink.Conn) (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	dormant := map[key]bool{}
+	dormant, owned := map[key]bool{}, map[key]bool{}
 	for _, m := range tables {
 		a := parse(m.Data[headerSize:])
 		k := key{m.Data[0], a.text(unix.NFTA_TABLE_NAME), ""}
 		dormant[k] = a.number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0
+		owned[k] = a.number(unix.NFTA_TABLE_FLAGS)&tableOwner != 0
 	}
 	chains, err := list(connection, unix.NFT_MSG_GETCHAIN, 0)
 	if err != nil {
@@ -142,6 +147,7 @@ func read(connection *netlink.Conn) (*ruleset, error) {
 		if dormant[key{c.family, c.table, ""}] || !slices.Contains(families, c.family) {
 			continue
 		}
+		c.owned = owned[key{c.family, c.table, ""}]
 		r.chains = append(r.chains, c)
 		found[key{c.family, c.table, c.name}] = c
 	}
