@@ -17,9 +17,16 @@ import (
 )
 
 // sysctl reads a value below /proc/sys; one that this kernel does not have is "".
-func sysctl(path string) (string, error) {
-	value, err := os.ReadFile("/proc/sys/" + path)
+func sysctl(path string) (string, error) { return sysctlBelow("/proc/sys", path) }
+
+// sysctlBelow tells a value that is not there from all of them being hidden, as they
+// are in some containers and units (ProcSubset=pid): then nothing was seen.
+func sysctlBelow(root, path string) (string, error) {
+	value, err := os.ReadFile(root + "/" + path)
 	if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(root + "/net"); err != nil {
+			return "", fmt.Errorf("values of the kernel cannot be read here: %w", err)
+		}
 		return "", nil
 	}
 	return strings.TrimSpace(string(value)), err

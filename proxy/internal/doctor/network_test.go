@@ -104,6 +104,19 @@ func TestWhatIsWrongWithTheNetworkIsSaidAndTheCommandMendsIt(t *testing.T) {
 	}
 }
 
+func TestAValueThatIsHiddenIsNotTakenForOneThatIsNotThere(t *testing.T) {
+	root := t.TempDir()
+	if value, err := sysctlBelow(root, "net/ipv4/ip_forward"); err == nil {
+		t.Errorf("found %q where nothing can be seen", value)
+	}
+	if err := os.Mkdir(root+"/net", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if value, err := sysctlBelow(root, "net/ipv6/conf/all/forwarding"); value != "" || err != nil {
+		t.Errorf("a kernel without IPv6: %q, %v", value, err)
+	}
+}
+
 func TestASoundGatewayHasNothingWrong(t *testing.T) {
 	n := network(t, netlab.NewRouted)
 	p := tproxy()
