@@ -137,6 +137,12 @@ var firewalls = []struct {
 	{"to this machine only", inet("accept", "fib daddr type != local drop;"), will, will},
 	{"to transparent sockets", inet("drop", neighbours+"socket transparent 1 accept; ct state established accept;"), fine, fine},
 	{"syn that are not new", inet("accept", "tcp flags & (fin|syn|rst|ack) != syn ct state new drop; ct state invalid drop;"), fine, fine},
+	{"answers and new ones, and nothing is tracked", tableOf(`table inet raw { chain in { type filter hook prerouting priority raw; policy accept; tcp dport 25 notrack; tcp sport 25 notrack; } }`) +
+		inet("drop", neighbours+"ct state established,related accept; tcp dport 25 ct state new accept;"), may, may},
+	{"the same, and other ports are not tracked", tableOf(`table inet raw { chain in { type filter hook prerouting priority raw; policy accept; udp dport 53 notrack; tcp dport 80 notrack; } }`) +
+		inet("drop", neighbours+"ct state established,related accept; tcp dport 25 ct state new accept;"), fine, fine},
+	{"iptables, and nothing is tracked", "iptables -t raw -A PREROUTING -p tcp --dport 25 -j CT --notrack; iptables -P INPUT DROP;" +
+		"iptables -A INPUT -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT", may, fine},
 	{"a limit by name", tableOf(`table inet filter { limit few { rate 1/hour burst 1 packets; }
 		chain input { type filter hook input priority 0; policy drop; ` + neighbours + `ct state established accept; tcp dport 25 limit name "few" accept; }
 	}`), may, may},

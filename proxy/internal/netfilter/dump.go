@@ -25,6 +25,7 @@ type (
 		family      byte
 		table, name string
 		input       bool // hooked into input
+		early       bool // hooked into prerouting, before conntrack
 		priority    int32
 		drops       bool // the policy
 		owned       bool // nobody but the program that made the table may change it
@@ -172,6 +173,8 @@ func chainOf(family byte, a attributes) *chain {
 	if hook := a.nested(unix.NFTA_CHAIN_HOOK); a.has(unix.NFTA_CHAIN_HOOK) {
 		c.input = hook.number(unix.NFTA_HOOK_HOOKNUM) == unix.NF_INET_LOCAL_IN
 		c.priority = int32(hook.number(unix.NFTA_HOOK_PRIORITY))
+		const conntrack = -200 // NF_IP_PRI_CONNTRACK
+		c.early = hook.number(unix.NFTA_HOOK_HOOKNUM) == unix.NF_INET_PRE_ROUTING && c.priority < conntrack
 		const drop = 0 // NF_DROP
 		c.drops = a.has(unix.NFTA_CHAIN_POLICY) && a.number(unix.NFTA_CHAIN_POLICY) == drop
 	}

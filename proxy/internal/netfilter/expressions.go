@@ -130,7 +130,7 @@ var loads = map[string]struct {
 }
 
 // passing are expressions that change nothing a later rule asks for.
-var passing = []string{"counter", "log", "notrack", "last", "dup"}
+var passing = []string{"counter", "log", "last", "dup"}
 
 // express follows one expression.
 func (w *walk) express(c *chain, e expression, r registers) (step, error) {
@@ -176,6 +176,9 @@ func (w *walk) express(c *chain, e expression, r registers) (step, error) {
 		return goesOn(w.match(a)), nil
 	case "target":
 		return w.target(a), nil
+	case "notrack":
+		w.untracks = true
+		return goesOn(yes), nil
 	case "objref":
 		return object(a), nil
 	case "synproxy":

@@ -49,6 +49,13 @@ func (r *ruleset) hindrances(packets []Packet, own string) ([]Hindrance, error) 
 	var out []Hindrance
 	found := map[*chain]int{}
 	for _, p := range packets {
+		untracked, err := r.untracks(p)
+		if err != nil {
+			return nil, err
+		}
+		if untracked {
+			p.State = 0
+		}
 		w := r.follow(p)
 		for _, c := range r.input(p.V4) {
 			if c.table == own {
