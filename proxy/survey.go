@@ -36,3 +36,6 @@ func MayRead(user, path string) bool { return doctor.MayRead(user, path) }
 // InputHindrances are the input chains that keep what config intercepts out, or
 // may. It needs CAP_NET_ADMIN.
 func InputHindrances(config Config) ([]InputHindrance, error) { return plan(config).InputHindrances() }
+
+// ShellWord is a path or a name as a shell takes it for one word.
+func ShellWord(s string) string { return doctor.ShellWord(s) }

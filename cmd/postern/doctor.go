@@ -47,7 +47,7 @@ at; 2 the command line or the configuration is at fault.`,
 			}
 			x := proxy.Examination{User: serviceUser, Built: built()}
 			if o.config != defaultConfig {
-				x.Flags = "--config " + o.config
+				x.Flags = "--config " + proxy.ShellWord(o.config)
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), examinationLimit)
 			defer cancel()

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -123,6 +126,7 @@ func (in initiation) propose(ctx context.Context, now time.Time) (*proposal, err
 	if err != nil {
 		return nil, err
 	}
+	m.Interfaces = slices.DeleteFunc(m.Interfaces, func(i proxy.MachineInterface) bool { return !configurable(i.Name) })
 	p := &proposal{machine: m, port: freePort(m.Taken)}
 	if p.interfaces, p.why = choose(m.Interfaces); len(in.interfaces) > 0 {
 		p.interfaces, p.why = in.interfaces, "As given by --interface."
@@ -131,9 +135,24 @@ func (in initiation) propose(ctx context.Context, now time.Time) (*proposal, err
 		return nil, errors.New("no interface that is up and has an address was found: name one with --interface (ip -br address shows them)")
 	}
 	for _, c := range proxy.FindCertificates(in.root, now) {
+		if !printable(c.Cert) || !printable(c.Key) {
+			continue // TOML has no way to write some of these
+		}
 		p.certificates = append(p.certificates, in.offer(c, len(p.certificates)))
 	}
 	return p, nil
+}
+
+// configurable tells whether an interface can be named in a configuration. The
+// kernel takes names that people would not, and one of these is no reason to write
+// nothing.
+func configurable(name string) bool {
+	_, err := config.Parse("", []byte("[intercept]\ninterfaces = "+tomlList([]string{name})))
+	return err == nil
+}
+
+func printable(path string) bool {
+	return utf8.ValidString(path) && strings.IndexFunc(path, unicode.IsControl) < 0
 }
 
 // offer decides whether a certificate is used at once: one that clients would

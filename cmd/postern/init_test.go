@@ -9,13 +9,21 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
+	"net"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"postern/cmd/internal/config"
 	"postern/proxy/proxytest/netlab"
@@ -195,6 +203,108 @@ func TestInitLeavesAFileAloneUnlessItIsTold(t *testing.T) {
 		entries, err := os.ReadDir(filepath.Dir(path))
 		if err != nil || len(entries) != 2 {
 			t.Errorf("%s: %v %v is left", c.name, err, entries)
+		}
+	}
+}
+
+func TestInitNamesItsFileAsAShellTakesIt(t *testing.T) {
+	h := gateway(t)
+	path := filepath.Join(t.TempDir(), "a name;id.toml")
+	got := on(t, h, "init", "--output", path)
+	if got.code != exitFine || !strings.Contains(got.stdout, "\n  postern check --config '"+path+"'\n") {
+		t.Errorf("%+v", got)
+	}
+	if got := on(t, h, "doctor", "--config", path); !strings.Contains(got.stdout, "postern intercept up --config '"+path+"'\n") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// What cannot be named is left out, and the rest is written.
+func TestInitLeavesOutWhatAConfigurationCannotName(t *testing.T) {
+	h := gateway(t)
+	for i, name := range []string{"a@b", "z\x01q"} {
+		err := h.Do(func() error {
+			link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, Flags: net.FlagUp}, PeerName: fmt.Sprint("peer", i)}
+			if err := netlink.LinkAdd(link); err != nil {
+				return err
+			}
+			address := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77, byte(i), 1}), 24)
+			return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := t.TempDir()
+	now := time.Now()
+	paired(t, root, "etc/postern/tls/a\x07.pem", "etc/postern/tls/a\x07.key", "mx.example", now.Add(-time.Hour), now.Add(time.Hour))
+	text, _, check := begun(t, h, initiation{root: root})
+	if check.code != exitFine || !strings.Contains(text, `interfaces = ["lan0", "wan0"]`) || strings.Contains(text, "a@b") || strings.Contains(text, "mx.example") {
+		t.Errorf("%+v\n%s", check, text)
+	}
+}
+
+func TestInitReplacesNothingButAFile(t *testing.T) {
+	h := gateway(t)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, t.TempDir()} {
+		for _, flags := range [][]string{{"--output", path}, {"--force", "--output", path}} {
+			got := on(t, h, append([]string{"init"}, flags...)...)
+			if got.code != exitFinding || !strings.Contains(got.stderr, path+" is no file") {
+				t.Errorf("%q: %+v", flags, got)
+			}
+		}
+	}
+	if info, err := os.Stat(pipe); err != nil || info.Mode().IsRegular() {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// What the service could read before it can read after.
+func TestInitGivesTheFileToWhomeverReadsIt(t *testing.T) {
+	const service = "daemon"
+	who, err := user.Lookup(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := strconv.Atoi(who.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "group")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if os.Chown(file, -1, group) != nil {
+		t.Log("an ordinary user gives no file away")
+		return
+	}
+	for _, c := range []struct {
+		name       string
+		mode       os.FileMode
+		gid, wants int
+	}{
+		{"of everybody", 0o644, 0, group},
+		{"of a group", 0o640, group + 1, group + 1},
+		{"of root alone", 0o600, 0, 0},
+	} {
+		path := write(t, "")
+		if err := errors.Join(os.Chown(path, 0, c.gid), os.Chmod(path, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		in := initiation{output: path, force: true, user: service}
+		if err := in.write([]byte("text")); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := info.Sys().(*syscall.Stat_t); int(found.Gid) != c.wants || found.Uid != 0 || info.Mode() != 0o640 {
+			t.Errorf("%s: group %d, user %d, mode %s", c.name, found.Gid, found.Uid, info.Mode())
 		}
 	}
 }

@@ -71,7 +71,7 @@ func (p *proposal) next(b *strings.Builder, in initiation) {
 		return
 	case defaultConfig:
 	default:
-		flags = " --config " + in.output
+		flags = " --config " + proxy.ShellWord(in.output)
 	}
 	fmt.Fprintf(b, "\nwrote %s. Next:\n", in.output)
 	for _, c := range p.commands() {

@@ -11,8 +11,12 @@ import (
 	"syscall"
 )
 
-// mayWrite refuses before anything is asked of the machine.
+// mayWrite refuses before anything is asked of the machine. A device or a pipe would
+// be replaced by a file under --force, as /dev/null by whoever meant to see nothing.
 func (in initiation) mayWrite() error {
+	if info, err := os.Stat(in.output); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no file (\"postern init --output -\" writes to standard output)", in.output)
+	}
 	present, err := os.ReadFile(in.output)
 	switch {
 	case errors.Is(err, os.ErrNotExist) || in.force:
@@ -70,25 +74,29 @@ func (in initiation) write(data []byte) error {
 }
 
 // owned gives the file to the group that the service reads it as: that of the
-// file it replaces, or that of the service's user.
+// file it replaces, or, where that let everybody read, that of the service's user.
 func (in initiation) owned(f *os.File) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
+	const byEverybody = 0o004
+	uid, gid := -1, -1
 	if info, err := os.Stat(in.output); err == nil {
 		if before, ok := info.Sys().(*syscall.Stat_t); ok {
-			return f.Chown(int(before.Uid), int(before.Gid))
+			uid, gid = int(before.Uid), int(before.Gid)
+		}
+		if info.Mode().Perm()&byEverybody == 0 {
+			return f.Chown(uid, gid)
 		}
 	}
 	who, err := user.Lookup(in.user)
 	if err != nil {
-		return nil // nobody but root runs it here
+		return f.Chown(uid, gid) // nobody but root runs it here
 	}
-	gid, err := strconv.Atoi(who.Gid)
-	if err != nil {
+	if gid, err = strconv.Atoi(who.Gid); err != nil {
 		return err
 	}
-	return f.Chown(-1, gid)
+	return f.Chown(uid, gid)
 }
 
 // keepOld leaves the file that is replaced beside it, as the last that was.

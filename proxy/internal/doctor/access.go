@@ -121,14 +121,14 @@ func kindOr(path string, kind obstacleKind) obstacleKind {
 	return kind
 }
 
-// quoted is a path for a shell.
-func quoted(path string) string {
-	if strings.IndexFunc(path, func(r rune) bool {
+// ShellWord is a path or a name as a shell takes it for one word.
+func ShellWord(s string) string {
+	if s != "" && strings.IndexFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+@", r))
 	}) < 0 {
-		return path
+		return s
 	}
-	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // MayRead tells whether a user may read a file, as far as modes tell. Nobody runs

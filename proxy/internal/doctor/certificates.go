@@ -72,15 +72,15 @@ func (e *examination) readable(c Certificate) []Finding {
 			// what is missing or broken was said
 		case kind == hasACL:
 			found = append(found, Finding{Severity: Unknown, What: fmt.Sprintf("whether the user %s may use %s depends on its access control list", who.name, obstacle),
-				Why: "the service does not start without it", Mend: []string{"getfacl " + quoted(obstacle)}})
+				Why: "the service does not start without it", Mend: []string{"getfacl " + ShellWord(obstacle)}})
 		case kind == isDirectory:
 			found = append(found, Finding{Severity: Problem, What: fmt.Sprintf("the user %s may not enter %s, where %s is", who.name, obstacle, path),
 				Why:  "the service does not start",
-				Mend: []string{fmt.Sprintf("chgrp %s %s && chmod g+x %s", who.group, quoted(obstacle), quoted(obstacle))}})
+				Mend: []string{fmt.Sprintf("chgrp %s %s && chmod g+x %s", who.group, ShellWord(obstacle), ShellWord(obstacle))}})
 		default:
 			found = append(found, Finding{Severity: Problem, What: fmt.Sprintf("the user %s may not read %s", who.name, obstacle),
 				Why:  "the service does not start",
-				Mend: []string{fmt.Sprintf("chgrp %s %s && chmod g+r %s", who.group, quoted(obstacle), quoted(obstacle))}})
+				Mend: []string{fmt.Sprintf("chgrp %s %s && chmod g+r %s", who.group, ShellWord(obstacle), ShellWord(obstacle))}})
 		}
 	}
 	return found

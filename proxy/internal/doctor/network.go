@@ -17,9 +17,16 @@ import (
 )
 
 // sysctl reads a value below /proc/sys; one that this kernel does not have is "".
-func sysctl(path string) (string, error) {
-	value, err := os.ReadFile("/proc/sys/" + path)
+func sysctl(path string) (string, error) { return sysctlBelow("/proc/sys", path) }
+
+// sysctlBelow tells a value that is not there from all of them being hidden, as they
+// are in some containers and units (ProcSubset=pid): then nothing was seen.
+func sysctlBelow(root, path string) (string, error) {
+	value, err := os.ReadFile(root + "/" + path)
 	if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(root + "/net"); err != nil {
+			return "", fmt.Errorf("values of the kernel cannot be read here: %w", err)
+		}
 		return "", nil
 	}
 	return strings.TrimSpace(string(value)), err
@@ -32,7 +39,7 @@ func setSysctl(path, value string) string {
 	if strings.Contains(path, ".") {
 		name = path
 	}
-	return fmt.Sprintf("sysctl -w %s=%s", name, value)
+	return fmt.Sprintf("sysctl -w %s=%s", ShellWord(name), value)
 }
 
 func linkNamed(name string) (netlink.Link, error) {
@@ -83,7 +90,7 @@ func interfaces(_ context.Context, e *examination) ([]Finding, error) {
 				Mend: []string{"ip -br link # which there are: name one in intercept.interfaces, then: " + e.postern("intercept up")}})
 		case link.Attrs().Flags&net.FlagUp == 0:
 			found = append(found, Finding{Severity: Problem, What: fmt.Sprintf("the interface %s is down", name),
-				Why: "no connection comes in on it", Mend: []string{"ip link set " + name + " up"}})
+				Why: "no connection comes in on it", Mend: []string{"ip link set " + ShellWord(name) + " up"}})
 		case link.Attrs().OperState == netlink.OperDown || link.Attrs().OperState == netlink.OperLowerLayerDown:
 			found = append(found, Finding{Severity: Note, What: fmt.Sprintf("the interface %s has no carrier", name),
 				Why: "no connection comes in on it while its cable or switch port is dead"})

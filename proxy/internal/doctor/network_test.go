@@ -40,6 +40,10 @@ var ills = []struct {
 	{"an interface that is not there", "interfaces", netlab.NewRouted, "true", func(p *Patient) { p.Plan.Interfaces = []string{"lan0", "lan9"} },
 		[]string{"problem: there is no interface lan9"}, true},
 	{"an interface that is down", "interfaces", netlab.NewRouted, "ip link set lan0 down", nil, []string{"problem: the interface lan0 is down"}, false},
+	{"an interface that a shell would trip over", "interfaces", netlab.NewRouted, "ip link add 'a;$(b)' type veth peer name x9; ip link set x9 up", func(p *Patient) { p.Plan.Interfaces = []string{"a;$(b)"} },
+		[]string{"problem: the interface a;$(b) is down"}, false},
+	{"a value of such an interface", "forwarding", netlab.NewRouted, "ip link add 'a;$(b)' type veth peer name x9; ip link set 'a;$(b)' up; echo 0 >'/proc/sys/net/ipv4/conf/a;$(b)/forwarding'",
+		func(p *Patient) { p.Plan.Interfaces = []string{"a;$(b)"} }, []string{"problem: IPv4 is not forwarded from a;$(b)"}, false},
 	{"br_netfilter, and a bridge", "bridge", netlab.NewBridged, "sysctl -qw net.bridge.bridge-nf-call-iptables=1", onBridge,
 		[]string{"problem: net.bridge.bridge-nf-call-iptables = 1 (br_netfilter, as Docker sets it)"}, false},
 	{"br_netfilter, and a bridge of somebody else", "bridge", netlab.NewBridged, "sysctl -qw net.bridge.bridge-nf-call-ip6tables=1", func(p *Patient) { p.Plan.Interfaces = []string{"eth9"} },
@@ -96,6 +100,19 @@ func TestWhatIsWrongWithTheNetworkIsSaidAndTheCommandMendsIt(t *testing.T) {
 			mend(t, n.Gateway, found)
 			wants(t, examined(t, n.Gateway, p, row.check))
 		})
+	}
+}
+
+func TestAValueThatIsHiddenIsNotTakenForOneThatIsNotThere(t *testing.T) {
+	root := t.TempDir()
+	if value, err := sysctlBelow(root, "net/ipv4/ip_forward"); err == nil {
+		t.Errorf("found %q where nothing can be seen", value)
+	}
+	if err := os.Mkdir(root+"/net", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if value, err := sysctlBelow(root, "net/ipv6/conf/all/forwarding"); value != "" || err != nil {
+		t.Errorf("a kernel without IPv6: %q, %v", value, err)
 	}
 }
 

@@ -144,7 +144,7 @@ func mtu(_ context.Context, e *examination) ([]Finding, error) {
 		name := link.Attrs().Name
 		if link.Attrs().MTU < leastMTU && !seen[name] && e.listensIn(false) {
 			found = append(found, Finding{Severity: Problem, What: fmt.Sprintf("the MTU of %s is %d, and IPv6 needs %d", name, link.Attrs().MTU, leastMTU),
-				Why: "the kernel switches IPv6 off on such an interface", Mend: []string{fmt.Sprintf("ip link set %s mtu %d", name, leastMTU)}})
+				Why: "the kernel switches IPv6 off on such an interface", Mend: []string{fmt.Sprintf("ip link set %s mtu %d", ShellWord(name), leastMTU)}})
 		}
 		seen[name] = true
 	}

@@ -67,6 +67,9 @@ func inputChains(_ context.Context, e *examination) ([]Finding, error) {
 	var found []Finding
 	for _, h := range hindrances {
 		f := Finding{Severity: Problem, What: h.What, Why: "what Postern took over hangs or is refused, and is no longer forwarded either", Mend: []string{h.Command + lasting}}
+		if h.Owned { // by whom it is kept, too
+			f.Mend = []string{h.Command}
+		}
 		if !h.Surely {
 			f.Severity, f.Why = Unknown, "it depends on what cannot be known before; with this rule it does not"
 		}

@@ -17,6 +17,9 @@ type bridge struct {
 	ports   []string // sorted
 }
 
+// unfinished is true of one that cannot carry anything yet: its ports come later.
+func (b bridge) unfinished() bool { return len(b.ports) < 2 }
+
 // The chains of the bridge table, one a direction, and one for what routers answer.
 const (
 	towardsServer = "towards-server"
@@ -28,23 +31,29 @@ const (
 // forwarding decision has not been made.
 const beforeBridging nftables.ChainPriority = -300
 
-// waitingTable is for a machine that starts, where an interface of the plan is
-// not there yet and may turn out to be a bridge, which only its address and ports
-// could be lifted from. Until Up is said again, new connections to the
-// intercepted ports wait across every bridge: their first packet is dropped, and
-// clients repeat it after a second. It is not for longer than that.
-func (p Plan) waitingTable() table {
-	t := table{family: nftables.TableFamilyBridge, sets: p.commonSets()}
-	prerouting := chain{name: hookChain, hook: &hook{kind: nftables.ChainTypeFilter, priority: beforeBridging}}
-	for _, v4 := range []bool{true, false} {
-		if p.reaches(v4) {
-			prerouting.rules = append(prerouting.rules, rule{"new connections across bridges", join(
-				isEtherType(v4), isTCP(), portIn(destinationPort, setPorts), isSYN(), jump(towardsServer+"0"))})
-		}
-	}
-	wait := chain{name: towardsServer + "0", rules: append(p.bridgeExemptions(source),
+// waitingTable is bridgeTable for a machine that starts, where an interface of the
+// plan is not there yet and may turn out to be a bridge, or a bridge has no ports
+// yet, which only its address and ports could be lifted from. Until Up is said
+// again, new connections to the intercepted ports wait across every bridge but
+// through the ports that are known: their first packet is dropped, and clients
+// repeat it after a second. It is not for longer than that.
+func (p Plan) waitingTable(bridges []bridge) table {
+	t := p.bridgeTable(bridges)
+	wait := chain{name: towardsServer + strconv.Itoa(len(bridges)), rules: append(p.bridgeExemptions(source),
 		rule{"wait until the bridge is known", verdict(expr.VerdictDrop)})}
-	t.chains = []chain{wait, prerouting}
+	prerouting := &t.chains[len(t.chains)-1]
+	for _, v4 := range []bool{true, false} {
+		if !p.reaches(v4) {
+			continue
+		}
+		condition := join(isEtherType(v4), isTCP())
+		for i := range bridges {
+			condition = join(condition, incomingElsewhere(setInterfaces+strconv.Itoa(i)))
+		}
+		prerouting.rules = append(prerouting.rules, rule{"new connections across bridges", join(condition,
+			portIn(destinationPort, setPorts), isSYN(), jump(wait.name))})
+	}
+	t.chains = append([]chain{wait}, t.chains...)
 	return t
 }
 

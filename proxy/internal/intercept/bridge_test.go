@@ -303,8 +303,25 @@ func TestConnectionsWaitAcrossABridgeThatWasNotThereEarly(t *testing.T) {
 	n := bridged(t)
 	forward(t, n) // for the connections from before
 	plan := bridgePlan()
+	// For the lab's own is there from the start, others stand for it.
+	if err := n.Gateway.AddBridge("br8", nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		name       string
+		interfaces []string
+	}{
+		{"none is there", []string{"br9"}},
+		{"one is there, another is not", []string{"br8", "br9"}},
+		{"it has no ports yet", []string{"br8"}},
+	} {
+		t.Run(row.name, func(t *testing.T) { waitsAcross(t, n, plan, row.interfaces) })
+	}
+}
+
+func waitsAcross(t *testing.T, n *netlab.Network, plan Plan, interfaces []string) {
 	early := func(p Plan) {
-		p.Interfaces = []string{"br9"} // for the lab's own is there from the start
+		p.Interfaces = interfaces
 		if err := n.Gateway.Do(func() error { _, err := p.UpEarly(); return err }); err != nil {
 			t.Fatal(err)
 		}
@@ -342,4 +359,21 @@ func TestConnectionsWaitAcrossABridgeThatWasNotThereEarly(t *testing.T) {
 	if v := mustCall(t, n.Client, anyPort, at(n.Server4, smtp)); v.wasIntercepted() {
 		t.Error("intercepted by nobody")
 	}
+}
+
+// What is known of a machine that starts is taken already.
+func TestABridgeThatIsThereEarlyIsLiftedWhileAnotherIsWaitedFor(t *testing.T) {
+	n := bridged(t)
+	plan := bridgePlan()
+	startRelay(t, n.Gateway, plan)
+	plan.Interfaces = append(plan.Interfaces, "br9")
+	if err := n.Gateway.Do(func() error { _, err := plan.UpEarly(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	families(t, n, func(t *testing.T, _, server netip.Addr) {
+		echo(t, n.Server, at(server, smtp))
+		if v := mustCall(t, n.Client, anyPort, at(server, smtp)); !v.wasIntercepted() {
+			t.Error("it was not intercepted")
+		}
+	})
 }

@@ -119,6 +119,14 @@ func incomingOn(set string) []expr.Any {
 	}
 }
 
+// incomingElsewhere: iifname != @set
+func incomingElsewhere(set string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register},
+		&expr.Lookup{SourceRegister: register, SetName: set, Invert: true},
+	}
+}
+
 // Offsets of the ports in a TCP header, RFC 9293 §3.1.
 const (
 	sourcePort      = 0

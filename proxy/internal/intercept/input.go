@@ -78,8 +78,10 @@ type InputHindrance struct {
 	Surely bool
 	// What is in the way, in words.
 	What string
-	// Command puts the rule that lets them in first in the chain.
+	// Command puts the rule that lets them in first in the chain. Where Owned is
+	// true only one program can: it has that one do it, or says so in a comment.
 	Command string
+	Owned   bool
 }
 
 // InputHindrances follows intercepted packets through every input chain in the
@@ -94,7 +96,7 @@ func (p Plan) InputHindrances() ([]InputHindrance, error) {
 	for i, h := range found {
 		out[i] = InputHindrance{
 			Chain: h.Family + " " + h.Table + " " + h.Chain, Surely: h.Surely,
-			What: hindranceWords(h), Command: p.letIn(h),
+			What: hindranceWords(h), Command: p.letIn(h), Owned: h.Owned,
 		}
 	}
 	return out, err
@@ -115,6 +117,9 @@ func hindranceWords(h netfilter.Hindrance) string {
 
 // letIn is a command for a shell, quoted for it.
 func (p Plan) letIn(h netfilter.Hindrance) string {
+	if h.Owned {
+		return p.askOwner(h)
+	}
 	if !h.XTables {
 		return fmt.Sprintf("nft 'insert rule %s %s %s %s'", h.Family, h.Table, h.Chain, p.inputRule().NFT)
 	}
@@ -126,6 +131,24 @@ func (p Plan) letIn(h netfilter.Hindrance) string {
 		command += " -t " + h.Table
 	}
 	return command + " -I INPUT " + p.iptablesMatch(h.Family == "ip") + " -j ACCEPT"
+}
+
+// askOwner is for a table that the kernel lets nobody else change, as firewalld has
+// its own from 2.1 on. That one has no rule for a mark, but for a port.
+func (p Plan) askOwner(h netfilter.Hindrance) string {
+	interfaces := p.elsewhere()
+	if h.Table != "firewalld" || p.Method != TProxy || len(interfaces) == 0 {
+		return fmt.Sprintf("# only the program that made the table %s %s can change it: have it let in: %s", h.Family, h.Table, p.inputRule().NFT)
+	}
+	var commands []string
+	for _, name := range interfaces {
+		for _, port := range p.Ports {
+			commands = append(commands, fmt.Sprintf(
+				`firewall-cmd --permanent --zone="$(firewall-cmd --get-zone-of-interface='%s' || firewall-cmd --get-default-zone)" --add-port=%d/tcp`,
+				strings.ReplaceAll(name, "'", `'\''`), port))
+		}
+	}
+	return strings.Join(append(commands, "firewall-cmd --reload"), " && ")
 }
 
 // LegacyInputRules are the commands for filter tables of iptables-legacy, whose

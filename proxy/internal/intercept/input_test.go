@@ -137,6 +137,32 @@ var firewalls = []struct {
 	{"to this machine only", inet("accept", "fib daddr type != local drop;"), will, will},
 	{"to transparent sockets", inet("drop", neighbours+"socket transparent 1 accept; ct state established accept;"), fine, fine},
 	{"syn that are not new", inet("accept", "tcp flags & (fin|syn|rst|ack) != syn ct state new drop; ct state invalid drop;"), fine, fine},
+	{"answers and new ones, and nothing is tracked", tableOf(`table inet raw { chain in { type filter hook prerouting priority raw; policy accept; tcp dport 25 notrack; tcp sport 25 notrack; } }`) +
+		inet("drop", neighbours+"ct state established,related accept; tcp dport 25 ct state new accept;"), may, may},
+	{"the same, and other ports are not tracked", tableOf(`table inet raw { chain in { type filter hook prerouting priority raw; policy accept; udp dport 53 notrack; tcp dport 80 notrack; } }`) +
+		inet("drop", neighbours+"ct state established,related accept; tcp dport 25 ct state new accept;"), fine, fine},
+	{"iptables, and nothing is tracked", "iptables -t raw -A PREROUTING -p tcp --dport 25 -j CT --notrack; iptables -P INPUT DROP;" +
+		"iptables -A INPUT -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT", may, fine},
+	{"a limit by name", tableOf(`table inet filter { limit few { rate 1/hour burst 1 packets; }
+		chain input { type filter hook input priority 0; policy drop; ` + neighbours + `ct state established accept; tcp dport 25 limit name "few" accept; }
+	}`), may, may},
+	{"a limit by a map", tableOf(`table inet filter { limit few { rate 1/hour burst 1 packets; }
+		chain input { type filter hook input priority 0; policy drop; ` + neighbours + `ct state established accept; limit name tcp dport map { 25 : "few" } accept; }
+	}`), may, may},
+	{"a quota by name", tableOf(`table inet filter { quota little { 1 bytes; }
+		chain input { type filter hook input priority 0; policy drop; ` + neighbours + `ct state established accept; tcp dport 25 quota name "little" accept; }
+	}`), may, may},
+	{"a counter by name", tableOf(`table inet filter { counter seen { }
+		chain input { type filter hook input priority 0; policy drop; ` + neighbours + `ct state established accept; tcp dport 25 counter name "seen" accept; }
+	}`), fine, fine},
+	{"a limit of each element", tableOf(`table inet filter { set mail { type inet_service; limit rate 1/hour burst 1 packets; elements = { 25 } }
+		chain input { type filter hook input priority 0; policy drop; ` + neighbours + `ct state established accept; tcp dport @mail accept; }
+	}`), may, may},
+	{"a map that packets fill", tableOf(`table inet filter { map known { type ipv4_addr : verdict; flags timeout; }
+		chain input { type filter hook input priority 0; policy accept; ip saddr vmap @known; }
+	}`), may, fine},
+	{"chains called as those of iptables", tableOf(`table ip filter { chain INPUT { type filter hook input priority filter; policy drop; ct state established accept; tcp dport { 22, 80 } accept; } }`) +
+		tableOf(`table ip6 filter { chain INPUT { type filter hook input priority filter; policy drop; `+neighbours+`ct state established accept; tcp dport { 22, 80 } accept; } }`), will, will},
 	{"a second base chain", inet("accept", "") + tableOf(`table ip other { chain late { type filter hook input priority 10; policy drop; tcp dport 22 accept; } }`), will, fine},
 	{"a mark that is taken away first", tableOf(`table inet mangle { chain input { type filter hook input priority -150; meta mark set meta mark & 0xffff0fff; } }`) +
 		inet("drop", neighbours+"meta mark & 0x1000 == 0x1000 accept; ct state established accept; meta mark & 0x1000 == 0 tcp dport 25 accept;"), fine, fine},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -35,8 +36,9 @@ func (p Plan) Up() (Report, error) { return p.up(false) }
 
 // UpEarly is Up for a machine that starts, before it has a network: forwarding
 // and routes that pass needs are not asked for, and where an interface is not
-// there yet and WhenDown is Block, new connections wait that cross any bridge.
-// Up must follow once the network is there.
+// there yet, or a bridge has no two ports, and WhenDown is Block, new connections
+// wait that cross any bridge, but through ports that are there. Up must follow once
+// the network is there.
 func (p Plan) UpEarly() (Report, error) { return p.up(true) }
 
 func (p Plan) up(early bool) (Report, error) {
@@ -67,8 +69,9 @@ func (p Plan) up(early bool) (Report, error) {
 		report.Warnings = p.warnings(m, bridges)
 	}
 	tables := p.tables(bridges)
-	if early && p.Method != None && p.WhenDown == Block && len(bridges) == 0 && m.lacks(p.Interfaces) {
-		tables = append(tables, p.waitingTable())
+	if early && p.Method != None && p.WhenDown == Block && (m.lacks(p.Interfaces) || slices.ContainsFunc(bridges, bridge.unfinished)) {
+		tables = slices.DeleteFunc(tables, func(t table) bool { return t.family == nftables.TableFamilyBridge })
+		tables = append(tables, p.waitingTable(bridges))
 	}
 	return report, p.put(tables)
 }

@@ -5,6 +5,7 @@
 //
 // It takes no verdict of its own about what should be let in, and it never
 // changes a rule. What iptables-legacy made is nowhere in nftables and so not
-// seen; [Legacy] says whether there is any. Chains of other hooks, tc and XDP
-// are not looked at.
+// seen; [Legacy] says whether there is any. Of chains of other hooks
+// it only sees what has packets untracked on their way in; tc and XDP are not looked
+// at.
 package netfilter

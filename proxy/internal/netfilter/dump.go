@@ -25,8 +25,10 @@ type (
 		family      byte
 		table, name string
 		input       bool // hooked into input
+		early       bool // hooked into prerouting, before conntrack
 		priority    int32
 		drops       bool // the policy
+		owned       bool // nobody but the program that made the table may change it
 		rules       []rule
 	}
 	rule struct {
@@ -85,6 +87,9 @@ func parseList(data []byte) []netlink.Attribute {
 	return list
 }
 
+// tableOwner is NFT_TABLE_F_OWNER (linux/netfilter/nf_tables.h, since Linux 5.12).
+const tableOwner = 1 << 1
+
 // ErrPrivilege is what Read returns where CAP_NET_ADMIN is missing.
 var ErrPrivilege = errors.New("netfilter: the kernel shows its rules only to CAP_NET_ADMIN")
 
@@ -126,11 +131,12 @@ func read(connection *netlink.Conn) (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	dormant := map[key]bool{}
+	dormant, owned := map[key]bool{}, map[key]bool{}
 	for _, m := range tables {
 		a := parse(m.Data[headerSize:])
 		k := key{m.Data[0], a.text(unix.NFTA_TABLE_NAME), ""}
 		dormant[k] = a.number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0
+		owned[k] = a.number(unix.NFTA_TABLE_FLAGS)&tableOwner != 0
 	}
 	chains, err := list(connection, unix.NFT_MSG_GETCHAIN, 0)
 	if err != nil {
@@ -142,6 +148,7 @@ func read(connection *netlink.Conn) (*ruleset, error) {
 		if dormant[key{c.family, c.table, ""}] || !slices.Contains(families, c.family) {
 			continue
 		}
+		c.owned = owned[key{c.family, c.table, ""}]
 		r.chains = append(r.chains, c)
 		found[key{c.family, c.table, c.name}] = c
 	}
@@ -166,6 +173,8 @@ func chainOf(family byte, a attributes) *chain {
 	if hook := a.nested(unix.NFTA_CHAIN_HOOK); a.has(unix.NFTA_CHAIN_HOOK) {
 		c.input = hook.number(unix.NFTA_HOOK_HOOKNUM) == unix.NF_INET_LOCAL_IN
 		c.priority = int32(hook.number(unix.NFTA_HOOK_PRIORITY))
+		const conntrack = -200 // NF_IP_PRI_CONNTRACK
+		c.early = hook.number(unix.NFTA_HOOK_HOOKNUM) == unix.NF_INET_PRE_ROUTING && c.priority < conntrack
 		const drop = 0 // NF_DROP
 		c.drops = a.has(unix.NFTA_CHAIN_POLICY) && a.number(unix.NFTA_CHAIN_POLICY) == drop
 	}

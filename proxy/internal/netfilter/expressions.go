@@ -130,7 +130,7 @@ var loads = map[string]struct {
 }
 
 // passing are expressions that change nothing a later rule asks for.
-var passing = []string{"counter", "log", "notrack", "last", "dup", "objref"}
+var passing = []string{"counter", "log", "last", "dup"}
 
 // express follows one expression.
 func (w *walk) express(c *chain, e expression, r registers) (step, error) {
@@ -176,11 +176,33 @@ func (w *walk) express(c *chain, e expression, r registers) (step, error) {
 		return goesOn(w.match(a)), nil
 	case "target":
 		return w.target(a), nil
+	case "notrack":
+		w.untracks = true
+		return goesOn(yes), nil
+	case "objref":
+		return object(a), nil
 	case "synproxy":
 		return step{yes, []verdict{{code: codeQueue}}, false}, nil
 	}
 	r.forget() // what is not known may match, and may leave anything in any register
 	return goesOn(maybe), nil
+}
+
+// Objects that a rule names and always goes on behind: those that count, and those
+// that give something to the packet (NFT_OBJECT_*, linux/netfilter/nf_tables.h).
+var harmless = []uint32{1, 3, 6, 7, 8, 9} // counter, ct helper, tunnel, ct timeout, secmark, ct expectation
+
+// object refers to one by name, or to one that a map has for the packet. A limit
+// and a quota end the rule when they are used up.
+func object(a attributes) step {
+	const synproxy = 10 // NFT_OBJECT_SYNPROXY
+	switch kind := a.number(unix.NFTA_OBJREF_IMM_TYPE); {
+	case kind == synproxy:
+		return step{yes, []verdict{{code: codeQueue}}, false}
+	case slices.Contains(harmless, kind):
+		return goesOn(yes)
+	}
+	return goesOn(maybe)
 }
 
 // Comparisons, in the numbering of nf_tables.h.
@@ -267,6 +289,9 @@ func (w *walk) lookup(c *chain, a attributes, r registers) (step, error) {
 		if e.verdict != nil {
 			result.verdicts = append(result.verdicts, *e.verdict)
 		}
+	}
+	if s.changes { // another verdict may have come in by then
+		result.verdicts, result.certain = append(result.verdicts, verdict{code: codeDrop}), false
 	}
 	if len(result.verdicts) == 0 {
 		return goesOn(no), nil

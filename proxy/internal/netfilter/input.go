@@ -16,6 +16,9 @@ type Hindrance struct {
 	Family, Table, Chain string
 	// XTables is true of the chain that iptables-nft makes.
 	XTables bool
+	// Owned is true of a table that a program keeps for itself: to everybody else
+	// the kernel refuses to change it.
+	Owned bool
 	// Surely is true where one of Packets certainly does not get in; where it
 	// cannot be told it is false.
 	Surely bool
@@ -46,6 +49,13 @@ func (r *ruleset) hindrances(packets []Packet, own string) ([]Hindrance, error) 
 	var out []Hindrance
 	found := map[*chain]int{}
 	for _, p := range packets {
+		untracked, err := r.untracks(p)
+		if err != nil {
+			return nil, err
+		}
+		if untracked {
+			p.State = 0
+		}
 		w := r.follow(p)
 		for _, c := range r.input(p.V4) {
 			if c.table == own {
@@ -61,7 +71,7 @@ func (r *ruleset) hindrances(packets []Packet, own string) ([]Hindrance, error) 
 			if !known {
 				i = len(out)
 				found[c] = i
-				out = append(out, Hindrance{Family: familyName(c.family), Table: c.table, Chain: c.name, XTables: c.xtables()})
+				out = append(out, Hindrance{Family: familyName(c.family), Table: c.table, Chain: c.name, XTables: c.xtables(), Owned: c.owned})
 			}
 			out[i].add(p.What, !w.accepts, w.drops)
 		}

@@ -10,7 +10,7 @@ import (
 // State is what conntrack says of a packet.
 type State uint32
 
-// The states, by the bits of nftables and of iptables alike.
+// The states, by the bits of nftables and of iptables alike; 0 is not known.
 const (
 	Established State = 1 << 1
 	New         State = 1 << 3
@@ -154,6 +154,9 @@ const (
 func (p Packet) conntrack(key uint32) bits {
 	switch key {
 	case unix.NFT_CT_STATE:
+		if p.State == 0 {
+			return unknown(registersSize)
+		}
 		return exactly(native32(uint32(p.State))...)
 	case unix.NFT_CT_DIRECTION:
 		if p.State == New {

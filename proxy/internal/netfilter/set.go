@@ -29,11 +29,14 @@ type element struct {
 	first, last []byte
 	fields      bool
 	verdict     *verdict
+	// limited is one that by a limit or a quota of its own is sometimes not there.
+	limited bool
 }
 
 // Attributes that golang.org/x/sys does not have (linux/netfilter/nf_tables.h).
 const (
 	attributeKeyEnd = 10     // NFTA_SET_ELEM_KEY_END
+	attributeExprs  = 11     // NFTA_SET_ELEM_EXPRESSIONS
 	catchAll        = 1 << 1 // NFT_SET_ELEM_CATCHALL
 	concatenation   = 1 << 7 // NFT_SET_CONCAT
 )
@@ -84,13 +87,23 @@ type listedElement struct {
 	key, keyEnd []byte
 	verdict     *verdict
 	flags       uint32
+	limited     bool
 }
 
 func listedElementOf(a attributes) listedElement {
-	return listedElement{
+	l := listedElement{
 		key: a.value(unix.NFTA_SET_ELEM_KEY), keyEnd: a.value(attributeKeyEnd),
 		verdict: verdictOf(a.nested(unix.NFTA_SET_ELEM_DATA)), flags: a.number(unix.NFTA_SET_ELEM_FLAGS),
 	}
+	own := [][]byte{a[unix.NFTA_SET_ELEM_EXPR]} // where there is only one
+	for _, each := range parseList(a[attributeExprs]) {
+		own = append(own, each.Data)
+	}
+	for _, data := range own {
+		name := parse(data).text(unix.NFTA_EXPR_NAME)
+		l.limited = l.limited || name != "" && name != "counter" && name != "last"
+	}
+	return l
 }
 
 // add makes ranges of what was listed. In an interval set without concatenation a
@@ -107,7 +120,7 @@ func (s *set) add(listed []listedElement, intervals bool) {
 		})
 	}
 	for i, l := range listed {
-		e := element{first: l.key, last: l.key, verdict: l.verdict}
+		e := element{first: l.key, last: l.key, verdict: l.verdict, limited: l.limited}
 		switch {
 		case l.flags&catchAll != 0:
 			s.other = &e
@@ -171,7 +184,7 @@ func (s *set) find(key bits) (candidates []element, in truth) {
 	for _, e := range s.elements {
 		switch e.holds(key) {
 		case yes:
-			if !s.changes {
+			if !s.changes && !e.limited {
 				return []element{e}, yes
 			}
 			fallthrough
@@ -179,8 +192,11 @@ func (s *set) find(key bits) (candidates []element, in truth) {
 			candidates, in = append(candidates, e), maybe
 		}
 	}
-	if s.other != nil {
+	if s.other != nil && !s.other.limited {
 		return append(candidates, *s.other), yes // in one of these, at least
+	}
+	if s.other != nil {
+		return append(candidates, *s.other), maybe
 	}
 	if s.changes {
 		in = maybe

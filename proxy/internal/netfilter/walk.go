@@ -21,6 +21,8 @@ type walk struct {
 
 	accepts bool
 	drops   []Place
+	// untracks is true where a rule may have taken the packet out of conntrack.
+	untracks bool
 }
 
 // Place is where a packet is dropped.
@@ -163,12 +165,36 @@ func (w *walk) rule(c *chain, r rule) (step, error) {
 	return step{}, nil
 }
 
-// input are the base chains that a packet of a family passes, in the order in
-// which it does.
+// dynamic is the first port of those that clients have (RFC 6335 §6).
+const dynamic = 49152
+
+// untracks tells whether a rule may take a packet out of conntrack as it comes in,
+// when neither its mark nor what becomes of it is known. Then it has no state.
+func (r *ruleset) untracks(p Packet) (bool, error) {
+	p.Mark, p.Transparent, p.State = 0, false, 0
+	if p.DestinationPort == 0 {
+		p.DestinationPort = dynamic // not that of a web server, which is what such rules mean
+	}
+	w := r.follow(p)
+	for _, c := range r.base(p.V4, func(c *chain) bool { return c.early }) {
+		if err := w.base(c); err != nil {
+			return false, err
+		}
+	}
+	return w.untracks, nil
+}
+
+// input are the base chains of input.
 func (r *ruleset) input(v4 bool) []*chain {
+	return r.base(v4, func(c *chain) bool { return c.input })
+}
+
+// base are base chains that a packet of a family passes, in the order in which it
+// does.
+func (r *ruleset) base(v4 bool, hooked func(*chain) bool) []*chain {
 	var out []*chain
 	for _, c := range r.chains {
-		if c.input && (c.family == unix.NFPROTO_INET || (c.family == unix.NFPROTO_IPV4) == v4) {
+		if hooked(c) && (c.family == unix.NFPROTO_INET || (c.family == unix.NFPROTO_IPV4) == v4) {
 			out = append(out, c)
 		}
 	}

@@ -54,6 +54,9 @@ func (w *walk) xtMark(info []byte) truth {
 const stateDNAT = 1 << 7
 
 func (w *walk) stateIn(mask uint16) truth {
+	if w.packet.State == 0 {
+		return maybe
+	}
 	if uint16(w.packet.State)&mask != 0 || mask&stateDNAT != 0 && w.packet.Redirected {
 		return yes
 	}
@@ -148,6 +151,9 @@ func (w *walk) xtAddrtype(info []byte) truth {
 var goingOn = []string{"LOG", "NFLOG", "TRACE", "CT", "AUDIT", "TOS", "DSCP", "CLASSIFY", "SECMARK", "CONNSECMARK",
 	"TCPMSS", "SET", "CHECKSUM", "IDLETIMER", "LED", "RATEEST", "TEE", "ULOG"}
 
+// ctNoTracking is the flag of the CT target that means notrack (linux/netfilter/xt_CT.h).
+const ctNoTracking = 1 << 0
+
 func (w *walk) target(a attributes) step {
 	name, info := a.text(unix.NFTA_TARGET_NAME), a[unix.NFTA_TARGET_INFO]
 	switch {
@@ -161,6 +167,8 @@ func (w *walk) target(a attributes) step {
 		w.setMark(w.mark.masked(mask, info[:4]))
 	case name == "MARK" || name == "CONNMARK":
 		w.setMark(unknown(4))
+	case name == "NOTRACK" || name == "CT" && (len(info) < 2 || u16(info)&ctNoTracking != 0):
+		w.untracks = true
 	case slices.Contains(goingOn, name):
 	default: // NFQUEUE among them
 		return step{yes, []verdict{{code: codeQueue}, {code: codeContinue}}, true}
