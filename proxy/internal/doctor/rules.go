@@ -32,7 +32,8 @@ func rules(_ context.Context, e *examination) ([]Finding, error) {
 		return []Finding{{Severity: Problem, What: "interception is in force otherwise than configured: " + strings.Join(e.state.Differences, "; "),
 			Why: "it takes other connections than it should, or loses some", Mend: []string{e.postern("intercept up")}}}, nil
 	}
-	return e.otherFamily(), nil
+	found, err := e.ledAway()
+	return append(found, e.otherFamily()...), err
 }
 
 // otherFamily says what becomes of the family that is not listened in.

@@ -11,7 +11,32 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
+
+// Without rules there is but one table of IPv6, and a local route for everything in
+// it would take all that the machine forwards or sends.
+func TestAKernelWithIPv6AndNoRoutingRulesForItIsRefused(t *testing.T) {
+	for _, row := range []struct {
+		name           string
+		listing, opens error
+		refused        bool
+	}{
+		{"both", nil, nil, false},
+		{"no IPv6 at all", unix.EAFNOSUPPORT, unix.EAFNOSUPPORT, false},
+		{"IPv6 without rules", unix.EAFNOSUPPORT, nil, true},
+		{"rules that this user may not see", unix.EPERM, nil, false},
+	} {
+		err := lacksRules(row.listing, func() error { return row.opens })
+		if obstacle := (*ObstacleError)(nil); errors.As(err, &obstacle) != row.refused {
+			t.Errorf("%s: %v", row.name, err)
+		}
+	}
+	n := routed(t)
+	if err := n.Gateway.Do(checkRules); err != nil {
+		t.Error(err)
+	}
+}
 
 func TestAnExpressionTheKernelLacksIsNamedWithWhatItIsFor(t *testing.T) {
 	n := routed(t)

@@ -138,6 +138,30 @@ func checkTable() error {
 	})
 }
 
+// checkRules refuses a kernel that has IPv6 without routing rules for it, and so only
+// one table: the local route for everything would be put into that one.
+func checkRules() error {
+	_, err := netlink.RuleList(netlink.FAMILY_V6)
+	return lacksRules(err, func() error {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		return unix.Close(fd)
+	})
+}
+
+// lacksRules is given what listing the rules came to, and opening a socket.
+func lacksRules(listing error, open func() error) error {
+	if !withoutFamily(listing) || withoutFamily(open()) {
+		return nil
+	}
+	return &ObstacleError{
+		What:   "the kernel has IPv6 and no routing rules for it (CONFIG_IPV6_MULTIPLE_TABLES), needed for method tproxy",
+		Remedy: "take a kernel that has them, or start this one with ipv6.disable=1",
+	}
+}
+
 // eachEntry calls visit with every rule and every route there is, until it
 // fails. A kernel without IPv6 has no entries of that family.
 func eachEntry(visit func(*netlink.Rule, *netlink.Route) error) error {

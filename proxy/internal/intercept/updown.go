@@ -100,7 +100,7 @@ func (p Plan) routingChanges() (routingChange, error) {
 		return routingChange{}, err
 	}
 	if p.Method == TProxy {
-		if err := checkTable(); err != nil {
+		if err := errors.Join(checkRules(), checkTable()); err != nil {
 			return routingChange{}, err
 		}
 	}
