@@ -159,3 +159,33 @@ func TestInterceptionComesBackWhenNftablesIsRestarted(t *testing.T) {
 		s.guarded()
 	}
 }
+
+// What the new program cannot start with would leave nobody listening.
+func TestAnUpgradeLeavesTheOldProgramWhereTheConfigurationIsAtFault(t *testing.T) {
+	for _, row := range []struct {
+		kind    string
+		install []string
+	}{{"deb", []string{"dpkg", "-i"}}, {"rpm", []string{"rpm", "--force-debian", "--nodeps", "-U"}}} {
+		t.Run(row.kind, func(t *testing.T) {
+			s := newSite(t, "bookworm")
+			older, newer := packages(t, row.kind)
+			s.run(row.install[0], append(row.install[1:], s.bring(older))...)
+			s.configure("block", "")
+			s.start()
+			s.guarded()
+			pid, good := s.property("postern.service", "MainPID"), s.read("/etc/postern/postern.toml")
+			s.write("/etc/postern/postern.toml", good+"\n[nonsense]\n", 0o640)
+			out := s.run(row.install[0], append(row.install[1:], s.bring(newer))...)
+			if !strings.Contains(out, "nonsense") || !strings.Contains(out, "the old program goes on") {
+				t.Errorf("it is not said: %s", out)
+			}
+			s.guarded()
+			if now := s.property("postern.service", "MainPID"); now != pid {
+				t.Errorf("process %s before, %s after", pid, now)
+			}
+			s.write("/etc/postern/postern.toml", good, 0o640)
+			s.run("systemctl", "restart", "postern.service")
+			s.guarded()
+		})
+	}
+}
