@@ -105,6 +105,11 @@ func TestAHungDaemonIsEndedAndConnectionsWait(t *testing.T) {
 	if now := s.property("postern.service", "MainPID"); now == pid {
 		t.Error("it was not ended")
 	}
+	// Nor is one waited for that does not even hear the watchdog's signal, as long
+	// as one that stops.
+	if limit := s.property("postern.service", "TimeoutAbortUSec"); limit != "15s" {
+		t.Errorf("it would have %s", limit)
+	}
 }
 
 func TestAfterARebootTheEdgeIsGuardedBeforeTheNetworkIsUp(t *testing.T) {
