@@ -147,21 +147,38 @@ func TestAfterARebootTheEdgeIsGuardedBeforeTheNetworkIsUp(t *testing.T) {
 	}
 }
 
-// A restart or a reload of nftables begins with an empty rule set.
-func TestInterceptionComesBackWhenNftablesIsRestarted(t *testing.T) {
-	s := newSite(t, "bookworm")
-	older, _ := packages(t, "deb")
-	s.install(older)
-	s.configure("block", "")
-	s.run("systemctl", "start", "nftables.service")
-	s.start()
-	for _, verb := range []string{"restart", "reload"} {
-		s.run("systemctl", verb, "nftables.service")
-		s.eventually("interception is back after a "+verb, 10*time.Second, func() bool {
-			_, err := s.try("postern", "intercept", "show")
-			return err == nil
+// A restart or a reload of nftables begins with an empty rule set, and neither it
+// nor the machine's shutdown waits for what Postern carried.
+func TestInterceptionComesBackAtOnceWhenNftablesIsRestarted(t *testing.T) {
+	for _, row := range whenDown {
+		t.Run(row.word, func(t *testing.T) {
+			s := newSite(t, "bookworm")
+			older, _ := packages(t, "deb")
+			s.install(older)
+			s.configure(row.word, "")
+			s.run("systemctl", "enable", "--now", "nftables.service")
+			s.start()
+			s.guarded()
+			s.use() // in TIME_WAIT, for a minute
+			const most = 20 * time.Second
+			for _, verb := range []string{"restart", "reload"} {
+				began := time.Now()
+				s.run("systemctl", verb, "nftables.service")
+				s.eventually("interception is back after a "+verb, most-time.Since(began), func() bool {
+					_, err := s.try("postern", "intercept", "show")
+					return err == nil
+				})
+				s.guarded()
+			}
+			s.run("systemctl", "stop", "nftables.service")
+			s.run("systemctl", "start", "nftables.service", "postern.target") // as the manual says
+			s.guarded()
+			began := time.Now()
+			s.shutdown()
+			if took := time.Since(began); took > most {
+				t.Errorf("the machine took %v to shut down", took)
+			}
 		})
-		s.guarded()
 	}
 }
 
