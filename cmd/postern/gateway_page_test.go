@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -55,5 +57,19 @@ func TestTheInputRulesInTheManualAreThoseThatUpPrints(t *testing.T) {
 		if rules != 3 {
 			t.Errorf("%d rules in\n%s", rules, got.stdout)
 		}
+	}
+}
+
+// Pages of the project are named by the section they are in.
+func TestThePagesThatTheGatewayPageNamesAreThoseThatAreShipped(t *testing.T) {
+	sections := map[string]string{"postern.toml": "5", "postern-gateway": "7"} // else 8
+	named := regexp.MustCompile(`(?m)^\.Xr (postern\S*) (\d)`).FindAllStringSubmatch(pageText(t, gatewayPage), -1)
+	for _, m := range named {
+		if section := cmp.Or(sections[m[1]], "8"); m[2] != section {
+			t.Errorf("%s(%s) is named, and is in section %s", m[1], m[2], section)
+		}
+	}
+	if len(named) == 0 {
+		t.Error("none is named")
 	}
 }

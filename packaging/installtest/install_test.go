@@ -52,6 +52,33 @@ func TestInstallingStartsNothingAndPurgingLeavesNothing(t *testing.T) {
 	}
 }
 
+// Where policy-rc.d forbids it nothing is stopped, by Debian's policy: interception
+// goes all the same, and what runs on is named with the way to stop it.
+func TestRemovalWhereNothingMayBeStoppedTakesInterceptionOut(t *testing.T) {
+	s := newSite(t, "bookworm")
+	older, _ := packages(t, "deb")
+	s.install(older)
+	s.configure("block", "")
+	s.start()
+	s.guarded()
+	s.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
+	out := s.run("dpkg", "-r", "postern")
+	s.wantNoTrace()
+	s.open()
+	_, command, found := strings.Cut(out, "say: ")
+	if command, _, _ = strings.Cut(command, "\n"); !found {
+		t.Fatalf("it is not said: %s", out)
+	}
+	s.run("sh", "-c", command)
+	if out, err := s.try("pgrep", "-x", "postern"); err == nil {
+		t.Errorf("it runs: %s", out)
+	}
+	s.run("dpkg", "-P", "postern")
+	if out, err := s.try("getent", "passwd", "postern"); err == nil {
+		t.Errorf("the user is left: %s", out)
+	}
+}
+
 // wantNoTrace wants nothing of Postern's in the kernel.
 func (s *site) wantNoTrace() {
 	s.t.Helper()

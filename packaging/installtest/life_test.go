@@ -103,6 +103,11 @@ func TestAHungDaemonIsEndedAndConnectionsWait(t *testing.T) {
 	if now := s.property("postern.service", "MainPID"); now == pid {
 		t.Error("it was not ended")
 	}
+	// Nor is one waited for that does not even hear the watchdog's signal, as long
+	// as one that stops.
+	if limit := s.property("postern.service", "TimeoutAbortUSec"); limit != "15s" {
+		t.Errorf("it would have %s", limit)
+	}
 }
 
 func TestAfterARebootTheEdgeIsGuardedBeforeTheNetworkIsUp(t *testing.T) {
@@ -139,19 +144,66 @@ func TestAfterARebootTheEdgeIsGuardedBeforeTheNetworkIsUp(t *testing.T) {
 	}
 }
 
-// A restart or a reload of nftables begins with an empty rule set.
-func TestInterceptionComesBackWhenNftablesIsRestarted(t *testing.T) {
-	s := newSite(t, "bookworm")
-	s.installOlder()
-	s.configure("block", "")
-	s.run("systemctl", "start", "nftables.service")
-	s.start()
-	for _, verb := range []string{"restart", "reload"} {
-		s.run("systemctl", verb, "nftables.service")
-		s.eventually("interception is back after a "+verb, 10*time.Second, func() bool {
-			_, err := s.try("postern", "intercept", "show")
-			return err == nil
+// A restart or a reload of nftables begins with an empty rule set, and neither it
+// nor the machine's shutdown waits for what Postern carried.
+func TestInterceptionComesBackAtOnceWhenNftablesIsRestarted(t *testing.T) {
+	for _, word := range []string{"block", "pass"} {
+		t.Run(word, func(t *testing.T) {
+			s := newSite(t, "bookworm")
+			s.installOlder()
+			s.configure(word, "")
+			s.run("systemctl", "enable", "--now", "nftables.service")
+			s.start()
+			s.guarded()
+			s.use() // in TIME_WAIT, for a minute
+			const most = 20 * time.Second
+			for _, verb := range []string{"restart", "reload"} {
+				began := time.Now()
+				s.run("systemctl", verb, "nftables.service")
+				s.eventually("interception is back after a "+verb, most-time.Since(began), func() bool {
+					_, err := s.try("postern", "intercept", "show")
+					return err == nil
+				})
+				s.guarded()
+			}
+			s.run("systemctl", "stop", "nftables.service")
+			s.run("systemctl", "start", "nftables.service", "postern.target") // as the manual says
+			s.guarded()
+			began := time.Now()
+			s.shutdown()
+			if took := time.Since(began); took > most {
+				t.Errorf("the machine took %v to shut down", took)
+			}
 		})
-		s.guarded()
+	}
+}
+
+// What the new program cannot start with would leave nobody listening.
+func TestAnUpgradeLeavesTheOldProgramWhereTheConfigurationIsAtFault(t *testing.T) {
+	for _, row := range []struct {
+		kind    string
+		install []string
+	}{{"deb", []string{"dpkg", "-i"}}, {"rpm", []string{"rpm", "--force-debian", "--nodeps", "-U"}}} {
+		t.Run(row.kind, func(t *testing.T) {
+			s := newSite(t, "bookworm")
+			older, newer := packages(t, row.kind)
+			s.run(row.install[0], append(row.install[1:], s.bring(older))...)
+			s.configure("block", "")
+			s.start()
+			s.guarded()
+			pid, good := s.property("postern.service", "MainPID"), s.read("/etc/postern/postern.toml")
+			s.write("/etc/postern/postern.toml", good+"\n[nonsense]\n", 0o640)
+			out := s.run(row.install[0], append(row.install[1:], s.bring(newer))...)
+			if !strings.Contains(out, "nonsense") || !strings.Contains(out, "the old program goes on") {
+				t.Errorf("it is not said: %s", out)
+			}
+			s.guarded()
+			if now := s.property("postern.service", "MainPID"); now != pid {
+				t.Errorf("process %s before, %s after", pid, now)
+			}
+			s.write("/etc/postern/postern.toml", good, 0o640)
+			s.run("systemctl", "restart", "postern.service")
+			s.guarded()
+		})
 	}
 }

@@ -7,9 +7,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -183,16 +185,48 @@ func (s *site) open() {
 // reused are ports that a client uses by Postern, and again.
 var reused = []uint16{40000, 40001, 40002}
 
-// use leaves the ports in use (TIME_WAIT) on the machine.
+// use leaves the ports in use on the machine: of a client that waits for Postern to
+// close first, Postern has the socket in TIME_WAIT.
 func (s *site) use() {
 	s.t.Helper()
 	for to := range s.servers {
 		for _, port := range reused {
-			if f := s.send(to, port, "used"); !f.accepted || f.direct {
-				s.t.Errorf("from port %d to %s: %+v", port, to, f)
+			if err := s.visit(netip.AddrPortFrom(s.client(to), port), to); err != nil {
+				s.t.Errorf("from port %d to %s: %v", port, to, err)
 			}
 		}
 	}
+	left := s.run("ss", "-Htan", "state", "time-wait")
+	for to := range s.servers {
+		for _, port := range reused {
+			if client := netip.AddrPortFrom(s.client(to), port).String(); !strings.Contains(left, client) {
+				s.t.Errorf("%s is not in TIME_WAIT on the machine:\n%s", client, left)
+			}
+		}
+	}
+}
+
+// visit says no more than QUIT, and is the last to close.
+func (s *site) visit(from netip.AddrPort, to netip.Addr) error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.dialing)
+	defer cancel()
+	conn, err := s.net.Client.Dial(ctx, from, netip.AddrPortFrom(to, smtp))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	banner := make([]byte, 512)
+	if _, err := conn.Read(banner); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte("QUIT\r\n")); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, conn)
+	return err
 }
 
 // A load sends messages all the while, and again what was deferred.

@@ -3,6 +3,7 @@ package intercept
 import (
 	"context"
 	"encoding/binary"
+	"net"
 	"slices"
 	"time"
 
@@ -37,13 +38,21 @@ func waitOut(ctx context.Context, most time.Duration, left func() bool) error {
 
 // carried tells whether the rules in force carry packets of a socket, be it of a
 // connection that is over (TIME_WAIT): either leg has an intercepted port, the
-// client's as its own and the upstream one as the server's. A mail server of this
-// machine's is taken for the same. Redirected connections are in conntrack and
-// not in a socket's addresses: of these it cannot be told.
+// client's as its own and the upstream one as the server's, and an address that is
+// none of this machine's; to the others packets find their way without rules.
+// Redirected connections are in conntrack and not in a socket's addresses: of these
+// it cannot be told.
 func carried() bool {
 	ports, ok := portsInForce()
 	if !ok {
 		return true
+	}
+	own, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return true
+	}
+	isOwn := func(address net.IP) bool {
+		return address.IsLoopback() || slices.ContainsFunc(own, func(a netlink.Addr) bool { return a.IP.Equal(address) })
 	}
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		sockets, err := netlink.SocketDiagTCP(family)
@@ -51,7 +60,7 @@ func carried() bool {
 			return true
 		}
 		for _, s := range sockets {
-			if s.State != netlink.TCP_LISTEN &&
+			if s.State != netlink.TCP_LISTEN && !isOwn(s.ID.Source) &&
 				(slices.Contains(ports, s.ID.SourcePort) || slices.Contains(ports, s.ID.DestinationPort)) {
 				return true
 			}

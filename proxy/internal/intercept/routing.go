@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -78,12 +80,48 @@ func (p Plan) wantedRoutes() ([]netlink.Route, error) {
 	}
 	var routes []netlink.Route
 	for _, family := range routingFamilies {
+		if family.number == netlink.FAMILY_V6 {
+			off, err := ipv6IsOff()
+			if err != nil {
+				return nil, err
+			}
+			if off {
+				continue // lo takes no route then, and nothing of IPv6 comes in
+			}
+		}
 		routes = append(routes, netlink.Route{
 			Family: family.number, Dst: family.all, Table: Table, Type: unix.RTN_LOCAL,
 			Scope: netlink.SCOPE_HOST, LinkIndex: loopback.Attrs().Index, Protocol: routingProtocol,
 		})
 	}
 	return routes, nil
+}
+
+// ipv6IsOff tells whether IPv6 is switched off (disable_ipv6) on every interface,
+// and on those to come. Where it is off on lo alone its packets could not be
+// delivered to Postern, and would be lost in silence.
+func ipv6IsOff() (bool, error) {
+	const dir = "/proc/sys/net/ipv6/conf/"
+	off := func(name string) bool {
+		value, err := os.ReadFile(dir + name + "/disable_ipv6")
+		return err == nil && strings.TrimSpace(string(value)) == "1"
+	}
+	if !off("lo") {
+		return false, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false, fmt.Errorf("intercept: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != "all" && !off(e.Name()) {
+			return false, &ObstacleError{
+				What:   fmt.Sprintf("IPv6 is switched off on lo and not on %s: its connections could not be delivered", e.Name()),
+				Remedy: "sysctl -w net.ipv6.conf.lo.disable_ipv6=0, or switch it off everywhere (net.ipv6.conf.all.disable_ipv6=1)",
+			}
+		}
+	}
+	return true, nil
 }
 
 // installed finds our rules and routes, whatever plan they were made for.

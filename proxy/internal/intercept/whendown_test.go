@@ -184,6 +184,21 @@ func takeDown(t *testing.T, host *netlab.Host, r Removal) (ending Ending) {
 	return ending
 }
 
+// A mail server of this machine's own always has connections: they need no rules.
+func TestDownDoesNotWaitForConnectionsWithThisMachineItself(t *testing.T) {
+	n := routed(t)
+	up(t, n.Gateway, tproxyPlan())
+	for _, gateway := range []netip.Addr{n.Gateway4, n.Gateway6} {
+		echo(t, n.Gateway, at(gateway, smtp))
+		if v := mustCall(t, n.Client, anyPort, at(gateway, smtp)); v.wasIntercepted() {
+			t.Errorf("to %s: the server sees %s", gateway, v.seen)
+		}
+	}
+	if got := takeDown(t, n.Gateway, Removal{Linger: time.Hour, Waiting: func() { t.Error("it waits") }}); got != TakenOut {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestDownWaitsUntilTheLastConnectionsMayBeForgotten(t *testing.T) {
 	for _, plan := range []Plan{tproxyPlan(), redirectPlan()} {
 		t.Run(string(plan.Method), func(t *testing.T) {
