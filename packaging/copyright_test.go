@@ -90,7 +90,7 @@ func complaints(m module, p paragraph, licences map[string]string) []string {
 		list = append(list, name+" is not what "+names[0]+" has")
 	}
 	for _, c := range copyrightLine.FindAllStringSubmatch(text, -1) {
-		who := strings.TrimSuffix(strings.TrimSuffix(c[1], " All rights reserved."), ".")
+		who := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSpace(c[1]), " All rights reserved."), ".")
 		if !strings.Contains(p["Copyright"], who) {
 			list = append(list, "no word of "+who)
 		}

@@ -89,6 +89,10 @@ var only = map[string]map[string]file{
 		"/usr/share/licenses/postern/LICENSE":    {mode: 0o644, doc: true},
 		"/usr/share/licenses/postern/copyright":  {mode: 0o644, doc: true},
 		"/usr/share/zsh/site-functions/_postern": {mode: 0o644},
+		"/usr/share/fish":                        {mode: os.ModeDir | 0o755},
+		"/usr/share/fish/vendor_completions.d":   {mode: os.ModeDir | 0o755},
+		"/usr/share/zsh":                         {mode: os.ModeDir | 0o755},
+		"/usr/share/zsh/site-functions":          {mode: os.ModeDir | 0o755},
 		"/usr/share/doc/postern":                 {mode: os.ModeDir | 0o755},
 		"/usr/share/doc/postern/examples":        {mode: os.ModeDir | 0o755},
 		"/usr/share/licenses/postern":            {mode: os.ModeDir | 0o755},
@@ -115,7 +119,7 @@ func expected(t *testing.T, kind string) map[string]file {
 	}
 	for pattern, dir := range map[string]string{
 		"systemd/*.service": "/usr/lib/systemd/system", "systemd/*.socket": "/usr/lib/systemd/system", "systemd/*.target": "/usr/lib/systemd/system",
-		"nftables/*.nft": "/usr/share/doc/postern/examples", "systemd/*.conf": "/usr/share/doc/postern/examples",
+		"nftables/*.nft": "/usr/share/doc/postern/examples", "systemd/*.conf": "/usr/share/doc/postern/examples", "keepalived/*.conf": "/usr/share/doc/postern/examples",
 	} {
 		for _, name := range glob(t, pattern) {
 			all[dir+"/"+filepath.Base(name)] = file{mode: 0o644, owner: "root:root", doc: kind == "rpm" && strings.HasSuffix(dir, "examples")}

@@ -76,6 +76,11 @@ func TestABridgeIsGuardedFromTheMomentItIsThere(t *testing.T) {
 	s.eventually("all has started", patience, func() bool {
 		return s.isActive(units...) == "active active active active active"
 	})
+	s.eventually("a message gets through", patience, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.sent > 0
+	})
 	l.end()
 	s.dialing = time.Minute
 	s.guarded()
