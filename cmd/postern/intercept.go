@@ -39,6 +39,7 @@ configuration is at fault.`,
 
 func newInterceptUp(o *options) *cobra.Command {
 	var early bool
+	var copied string
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Put the configured interception in force",
@@ -58,7 +59,7 @@ the priorities %d to %d of its routing rules.
 			proxy.InterceptionPriority, proxy.InterceptionPriority+2),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			file, err := o.loadInterception()
+			file, err := o.interceptionOrLastGood(copied, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -70,6 +71,11 @@ the priorities %d to %d of its routing rules.
 			if err != nil {
 				return runtimeError{err}
 			}
+			if file.Path == o.config {
+				if err := o.keepLastGood(copied); err != nil {
+					return runtimeError{fmt.Errorf("interception is in force, but its configuration could not be kept: %w", err)}
+				}
+			}
 			if o.json() {
 				return printJSON(cmd.OutOrStdout(), upOf(file.Proxy.Intercept, report))
 			}
@@ -79,6 +85,8 @@ the priorities %d to %d of its routing rules.
 	cmd.Flags().BoolVar(&early, "early", false, `the machine starts and has no network yet: pass does not ask for forwarding and
 routes, and where an interface is missing and when_down = "block", new connections
 wait that cross any bridge; "up" must follow when the network is there`)
+	cmd.Flags().StringVar(&copied, "last-good", "", `keep a copy of the configuration in this `+"`file`"+`, and where the configuration is at
+fault put the copy in force in its place`)
 	return o.printed(cmd)
 }
 

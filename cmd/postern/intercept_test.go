@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -253,5 +254,31 @@ listen.addresses = ["0.0.0.0:2525", "[::]:2525"]`)
 	if got.code != exitFinding || !strings.Contains(got.stderr, "left in place") ||
 		!strings.HasPrefix(got.stdout, "new connections pass by; waiting for the last ones that Postern carries, 1h0m0s at most") || strings.Count(got.stdout, "\n") != 1 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A machine that starts with a broken configuration is guarded by the one it had.
+func TestTheLastGoodConfigurationIsPutInForceWhereTheNewOneIsAtFault(t *testing.T) {
+	h := gateway(t)
+	copied := filepath.Join(t.TempDir(), "last-good.toml")
+	good, broken := write(t, `intercept.interfaces = ["lan0"]`), write(t, "[nonsense]")
+	up := func(path string) said { return on(t, h, "intercept", "up", "--config", path, "--last-good", copied) }
+	if got := up(broken); got.code != exitUsage || !strings.Contains(got.stderr, "nonsense") {
+		t.Errorf("without a copy: %+v", got)
+	}
+	if got := up(good); got.code != exitFine || got.stderr != "" {
+		t.Fatalf("%+v", got)
+	}
+	if got := on(t, h, "intercept", "down", "--linger", "0s"); got.code != exitFine {
+		t.Fatalf("%+v", got)
+	}
+	if got := up(broken); got.code != exitFine || !strings.Contains(got.stderr, "nonsense") || !strings.Contains(got.stderr, "as it was the last time") {
+		t.Errorf("with a copy: %+v", got)
+	}
+	if got := on(t, h, "intercept", "show", "--config", good); got.code != exitFine {
+		t.Errorf("%+v", got)
+	}
+	if kept, err := os.ReadFile(copied); err != nil || !strings.Contains(string(kept), "lan0") {
+		t.Errorf("%v: the copy is %q", err, kept)
 	}
 }

@@ -207,3 +207,26 @@ func TestAnUpgradeLeavesTheOldProgramWhereTheConfigurationIsAtFault(t *testing.T
 		})
 	}
 }
+
+// Whatever became of the configuration meanwhile, what was guarded stays so.
+func TestARebootWithABrokenConfigurationIsGuardedByTheLastGoodOne(t *testing.T) {
+	s := newSite(t, "bookworm")
+	s.installOlder()
+	s.configure("block", "")
+	s.start()
+	s.guarded()
+	good := s.read("/etc/postern/postern.toml")
+	s.write("/etc/postern/postern.toml", good+"\n[nonsense]\n", 0o640)
+	s.shutdown()
+	s.connect()
+	s.boot(s.net.Gateway)
+	s.eventually("the socket is closed", patience, func() bool { return s.isActive("postern.socket") == "failed" })
+	s.blocked()
+	if out, _ := s.try("systemctl", "status", "--no-pager", "postern-intercept.service"); !strings.Contains(out, "as it was the last time") {
+		t.Errorf("%s", out)
+	}
+	s.write("/etc/postern/postern.toml", good, 0o640)
+	s.run("systemctl", "reset-failed", "postern.service", "postern.socket")
+	s.run("systemctl", "start", "postern.target")
+	s.guarded()
+}
