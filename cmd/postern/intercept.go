@@ -105,8 +105,9 @@ Postern a moment ago. If the command is interrupted that part stays in place,
 which does no harm; another "down" takes it out. --linger 0s is for a machine that
 carries nobody's mail.
 
-With --unless-block interception stays where it blocks connections while Postern
-is stopped (when_down = "block"), so that to stop Postern opens nothing: that is
+With --unless-block, and where connections are blocked while Postern is stopped
+(when_down = "block"), nothing is taken out: from then on new connections are
+blocked, and none is handed to Postern. So to stop Postern opens nothing: that is
 what "systemctl stop postern.target" does.`,
 		Args: cobra.NoArgs,
 		PreRunE: func(*cobra.Command, []string) error {
@@ -131,7 +132,7 @@ var endings = map[proxy.InterceptionEnding]string{
 	proxy.NothingStood:  "nothing was in force",
 	proxy.TakenOut:      "interception is taken out, nothing of Postern's is left",
 	proxy.PutBack:       "interception was put in force again meanwhile, and stays",
-	proxy.StillBlocking: "interception stays in force and blocks while Postern is stopped (when_down = \"block\"); \"postern intercept down\" takes it out",
+	proxy.StillBlocking: "new connections are blocked from now on (when_down = \"block\"); \"postern intercept up\" takes them again, \"postern intercept down\" lets them go their own way",
 }
 
 // takeOut says at once what has happened, for the wait may be long.
@@ -289,6 +290,8 @@ func shownOf(in proxy.Intercept, s proxy.InterceptionState) showResult {
 		r.State = "nothing is intercepted, as configured"
 	case r.InForce:
 		r.State = "in force"
+	case s.Stopped:
+		r.State = "stopped, and new connections are blocked"
 	case s.Taking:
 		r.State = "in force otherwise than configured"
 	case s.Lingering:

@@ -73,9 +73,9 @@ func TestInterceptionIsPutInForceShownAndTakenOut(t *testing.T) {
 			if strings.Contains(doc, "redirect") { // of which it cannot be known what it carries
 				out = "new connections pass by; waiting for the last ones that Postern carries, 1ms at most, interrupting is safe\n" + out
 			}
-			stays := "interception stays in force and blocks while Postern is stopped (when_down = \"block\"); \"postern intercept down\" takes it out\n"
-			if got := on(t, h, "intercept", "down", "--unless-block"); got != (said{exitFine, stays, ""}) || show().code != exitFine {
-				t.Fatalf("down --unless-block: %+v", got)
+			stays := "new connections are blocked from now on (when_down = \"block\"); \"postern intercept up\" takes them again, \"postern intercept down\" lets them go their own way\n"
+			if got := on(t, h, "intercept", "down", "--unless-block"); got != (said{exitFine, stays, ""}) || !strings.HasPrefix(show().stdout, "state: stopped, and new connections are blocked\n") {
+				t.Fatalf("down --unless-block: %+v, %+v", got, show())
 			}
 			for _, c := range []struct{ linger, want string }{
 				{"1ms", out},

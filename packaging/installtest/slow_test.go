@@ -125,3 +125,29 @@ func TestAMessageThatIsCompleteOutlivesTheStopOfTheTarget(t *testing.T) {
 		t.Error("there is no answer")
 	}
 }
+
+// While the service waits for it others are told at once to try elsewhere, and are
+// not kept waiting in a socket that nobody serves.
+func TestWhileAStopWaitsNewConnectionsAreResetUnderBlock(t *testing.T) {
+	s := newSite(t, "bookworm")
+	s.installOlder()
+	s.configure("block", "")
+	s.start()
+	s.guarded()
+	got := s.slow(20 * time.Second)
+	end := s.begin()
+	<-got
+	s.run("systemctl", "stop", "--no-block", "postern.target")
+	s.eventually("new connections are refused", patience, func() bool {
+		s.dialing = time.Second
+		return s.send(s.net.Server6, 0, "refused").refused
+	})
+	select {
+	case reply := <-end:
+		if reply != "250 taken" {
+			t.Errorf("the answer is %s", reply)
+		}
+	case <-time.After(time.Minute):
+		t.Error("there is no answer")
+	}
+}

@@ -28,6 +28,9 @@ func rules(_ context.Context, e *examination) ([]Finding, error) {
 			what = "interception was taken out, and only carries the last connections"
 		}
 		return []Finding{{Severity: Problem, What: what, Why: "new connections pass by, unguarded and unrecorded", Mend: []string{e.start("intercept up")}}}, nil
+	case e.state.Stopped:
+		return []Finding{{Severity: Problem, What: "interception is stopped, and blocks new connections", Why: `when_down = "block" holds, and senders try again later`,
+			Mend: []string{e.start("intercept up")}}}, nil
 	case !e.state.Agrees:
 		return []Finding{{Severity: Problem, What: "interception is in force otherwise than configured: " + strings.Join(e.state.Differences, "; "),
 			Why: "it takes other connections than it should, or loses some", Mend: []string{e.postern("intercept up")}}}, nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
@@ -149,6 +150,45 @@ func emptyTakeChain() error {
 				connection.FlushChain(&nftables.Chain{Name: c.Name, Table: t})
 			}
 		}
+	}
+	if err := connection.Flush(); err != nil {
+		return explain(err, nil)
+	}
+	return nil
+}
+
+// handsOver is true of the rules that send connections to Postern. They are known
+// by their comment, for the library reads no tproxy.
+func handsOver(r *nftables.Rule) bool {
+	comment, ok := userdata.GetString(r.UserData, userdata.TypeComment)
+	return ok && strings.HasPrefix(comment, toListener)
+}
+
+// onlyBlock has new connections reset from now on, and nothing handed to Postern.
+// What bypass and sources leave alone stays so.
+func onlyBlock() error {
+	connection, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("intercept: nftables: %w", err)
+	}
+	t := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+	take := &nftables.Chain{Name: takeChain, Table: t}
+	rules, err := connection.GetRules(t, take)
+	if err != nil {
+		return fmt.Errorf("intercept: listing nftables rules: %w", err)
+	}
+	blocks := false
+	for _, r := range rules {
+		blocks = blocks || holds[*expr.Reject](rule{exprs: r.Exprs})
+		if handsOver(r) {
+			if err := connection.DelRule(r); err != nil {
+				return fmt.Errorf("intercept: nftables: %w", err)
+			}
+		}
+	}
+	if !blocks { // redirected ones are refused where nothing listens, without a rule
+		connection.AddRule(&nftables.Rule{Table: t, Chain: take, Exprs: join(isTCP(), rejectWithReset()),
+			UserData: userdata.AppendString(nil, userdata.TypeComment, "stopped: block")})
 	}
 	if err := connection.Flush(); err != nil {
 		return explain(err, nil)

@@ -66,6 +66,9 @@ func (h hook) number() *nftables.ChainHook {
 	return h.at
 }
 
+// toListener begins the comment of the rules that send connections to Postern.
+const toListener = "to the listening socket "
+
 // tables is the whole of a plan in nftables; bridges are those of its
 // interfaces that are bridges.
 func (p Plan) tables(bridges []bridge) []table {
@@ -115,7 +118,7 @@ func (p Plan) tproxyTable() table {
 	take := chain{name: takeChain, rules: p.exemptions()}
 	for _, v4 := range []bool{true, false} {
 		if address, ok := p.listener(v4); ok {
-			take.rules = append(take.rules, rule{"to the listening socket " + address.String(), join(
+			take.rules = append(take.rules, rule{toListener + address.String(), join(
 				isFamily(v4), tproxyTo(address), setMark(), verdict(expr.VerdictAccept))})
 		}
 	}
@@ -158,7 +161,7 @@ func (p Plan) redirectTable() table {
 	take := chain{name: takeChain, rules: p.exemptions()}
 	for _, v4 := range []bool{true, false} {
 		if address, ok := p.listener(v4); ok {
-			take.rules = append(take.rules, rule{"to the listening socket " + address.String(), join(
+			take.rules = append(take.rules, rule{toListener + address.String(), join(
 				isFamily(v4), isTCP(), redirectTo(address.Port()))})
 		}
 	}

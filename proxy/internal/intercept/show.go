@@ -4,8 +4,10 @@ import "fmt"
 
 // State is what Show found.
 type State struct {
-	// Taking is true while new connections are taken.
+	// Taking is true while new connections are taken, or blocked.
 	Taking bool
+	// Stopped is true while they are blocked and none is handed to Postern.
+	Stopped bool
 	// Lingering is true after Down, while the last connections are carried.
 	Lingering bool
 	// Agrees is true when everything the plan wants is in the kernel, and nothing
@@ -60,6 +62,7 @@ func (p Plan) Show() (State, error) {
 		return State{}, err
 	}
 	state.Taking, state.Lingering = now.any, standing && !now.any
+	state.Stopped = now.blocks && !now.hands
 	for _, t := range tables {
 		state.Rules = append(state.Rules, t.describe()...)
 	}

@@ -121,7 +121,8 @@ const (
 	TakenOut
 	// PutBack means that another Up came in while Down waited, and was left alone.
 	PutBack
-	// StillBlocking means that everything was left in force, as UnlessBlocking asks.
+	// StillBlocking means that new connections are blocked from now on, as
+	// UnlessBlocking asks.
 	StillBlocking
 )
 
@@ -131,7 +132,8 @@ type Removal struct {
 	// DefaultLinger is right; zero is for a machine that nobody uses.
 	Linger time.Duration
 	// UnlessBlocking leaves everything in force where connections are blocked
-	// while nothing listens.
+	// while nothing listens, and blocks them from now on: a socket that is open
+	// for as long as Postern still serves would keep them waiting.
 	UnlessBlocking bool
 	// Waiting, where it is not nil, is called before the wait, if there is one.
 	Waiting func()
@@ -154,7 +156,7 @@ func Down(ctx context.Context, r Removal) (Ending, error) {
 		return NothingStood, err
 	}
 	if taking.blocks && r.UnlessBlocking {
-		return StillBlocking, nil
+		return StillBlocking, onlyBlock()
 	}
 	if standing {
 		if err := emptyTakeChain(); err != nil {
@@ -187,8 +189,9 @@ func Down(ctx context.Context, r Removal) (Ending, error) {
 
 // taking is what the rules in force do with new connections.
 type taking struct {
-	any    bool // they are taken
-	blocks bool // and blocked while nothing listens
+	any    bool // something; they are not merely carried
+	hands  bool // they are handed to Postern
+	blocks bool // they are blocked while nothing listens, or while not handed over
 }
 
 // inForce tells whether rules of ours stand, and what they do.
@@ -214,6 +217,7 @@ func inForce() (standing bool, now taking, err error) {
 		for _, r := range rules {
 			// A redirected connection to where nothing listens is refused.
 			found := rule{exprs: r.Exprs}
+			now.hands = now.hands || handsOver(r)
 			now.blocks = now.blocks || holds[*expr.Reject](found) || holds[*expr.Redir](found)
 		}
 	}

@@ -258,20 +258,52 @@ func (r *relay) reset() {
 }
 
 func TestDownCanLeaveWhatBlocks(t *testing.T) {
-	n := routed(t)
 	pass := tproxyPlan()
 	pass.WhenDown = Pass
 	for _, row := range []struct {
 		plan Plan
 		want Ending
 	}{{tproxyPlan(), StillBlocking}, {redirectPlan(), StillBlocking}, {pass, TakenOut}} {
-		up(t, n.Gateway, row.plan)
-		if got := takeDown(t, n.Gateway, Removal{UnlessBlocking: true}); got != row.want {
-			t.Errorf("%s, %s: ending %d, want %d", row.plan.Method, row.plan.WhenDown, got, row.want)
-		}
-		if state := show(t, n.Gateway, row.plan); state.Agrees != (row.want == StillBlocking) {
-			t.Errorf("%s, %s: %+v", row.plan.Method, row.plan.WhenDown, state)
-		}
+		t.Run(string(row.plan.Method)+" "+string(row.plan.WhenDown), func(t *testing.T) {
+			n := routed(t)
+			families(t, n, func(t *testing.T, client, server netip.Addr) {
+				up(t, n.Gateway, row.plan)
+				echo(t, n.Server, at(server, smtp))
+				startRelay(t, n.Gateway, row.plan)
+				before := mustCall(t, n.Client, anyPort, at(server, smtp))
+				for range 2 { // saying it twice does no harm
+					if got := takeDown(t, n.Gateway, Removal{UnlessBlocking: true}); got != row.want {
+						t.Errorf("ending %d, want %d", got, row.want)
+					}
+					if row.want == TakenOut {
+						break
+					}
+				}
+				if row.want == TakenOut {
+					if v := mustCall(t, n.Client, anyPort, at(server, smtp)); v.wasIntercepted() {
+						t.Error("still intercepted")
+					}
+					return
+				}
+				// Although Postern listens still.
+				if _, err := call(n.Client, anyPort, at(server, smtp)); !errors.Is(err, unix.ECONNREFUSED) {
+					t.Errorf("%v, want a reset", err)
+				}
+				if err := before.say("what is under way goes on"); err != nil {
+					t.Error(err)
+				}
+				if state := show(t, n.Gateway, row.plan); !state.Stopped || state.Agrees || !state.Taking {
+					t.Errorf("%+v", state)
+				}
+				up(t, n.Gateway, row.plan)
+				if state := show(t, n.Gateway, row.plan); state.Stopped || !state.Agrees {
+					t.Errorf("%+v", state)
+				}
+				if v := mustCall(t, n.Client, anyPort, at(server, smtp)); !v.wasIntercepted() {
+					t.Error("not intercepted again")
+				}
+			})
+		})
 	}
 }
 
