@@ -61,7 +61,7 @@ func TestTheRPMIsInstalledUpgradedAndErased(t *testing.T) {
 	}
 	// What rpm leaves, for there is no purge: what the administrator wrote, what the
 	// service wrote, and the user, whose number must not be somebody else's soon.
-	kept := []string{"/etc/postern", "/var/lib/postern", "/var/log/postern", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/var/lib/rpm",
+	kept := []string{"/etc/postern", "/var/lib/postern", "/var/lib/postern-intercept", "/var/log/postern", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/var/lib/rpm",
 		"/usr/share/licenses"} // which is everybody's, where rpm is at home
 	for path, what := range s.files() {
 		mine := false

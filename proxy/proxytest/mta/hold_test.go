@@ -15,7 +15,7 @@ func TestAnOldPostfixThatComesBackInClearIsHeld(t *testing.T) {
 	s.receive(mta.Options{})
 	old := map[string]string{
 		"smtp_tls_protocols": "<=TLSv1.1", "smtp_tls_ciphers": "medium", "tls_medium_cipherlist": "ALL:@SECLEVEL=0",
-		"minimal_backoff_time": "1s", // after which it does without TLS
+		"minimal_backoff_time": "4s", // after which it does without TLS, counted in whole seconds
 	}
 	s.send(mta.Options{TLS: mta.May, Parameters: old})
 	p := s.guard(holding)
