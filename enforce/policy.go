@@ -193,11 +193,14 @@ func (p *Policy) Verifying(v Verification) *Policy {
 // its rules do not say otherwise: nothing where it goes to a smart host, which is
 // no MX host of that domain.
 func (p *Policy) Auto(c Connection) Auto {
-	if networkSet(p.verify.Relays).contains(c.Upstream) {
+	if p.Relay(c) {
 		return Auto{}
 	}
 	return p.verify.Auto
 }
+
+// Relay reports whether a connection goes to a smart host.
+func (p *Policy) Relay(c Connection) bool { return networkSet(p.verify.Relays).contains(c.Upstream) }
 
 // LogDowngrade is that of its Verification.
 func (p *Policy) LogDowngrade() bool { return p.verify.LogDowngrade }
