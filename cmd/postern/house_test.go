@@ -23,6 +23,8 @@ var mayImport = map[string][]string{
 	"enforce/memory":   {"enforce"},
 	"enforce/resolver": {"github.com/miekg/dns", "golang.org/x/sync"},
 
+	"enforce/revocation": {"golang.org/x/crypto", "golang.org/x/sync"},
+
 	"proxy": {"enforce", "enforce/memory", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
 		"proxy/internal/session", "go.uber.org/zap"},
 	"proxy/internal/doctor":    {"proxy/internal/intercept", "golang.org/x/sys", "github.com/miekg/dns", "github.com/vishvananda/netlink"},
@@ -53,11 +55,12 @@ var mayImport = map[string][]string{
 // mayNotUse are packages of the standard library that would let a room do what is
 // not its business.
 var mayNotUse = map[string][]string{
-	"smtpwire":          {"net", "os", "log", "time", "crypto/tls"},
-	"smtpwire/tlshello": {"net", "os", "log", "time", "crypto/tls"},
-	"enforce":           {"net", "os", "log", "net/http", "io/fs"},
-	"enforce/memory":    {"net", "os", "log", "net/http", "io/fs"},
-	"proxy":             {"log", "os/exec"},
+	"smtpwire":           {"net", "os", "log", "time", "crypto/tls"},
+	"smtpwire/tlshello":  {"net", "os", "log", "time", "crypto/tls"},
+	"enforce":            {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/memory":     {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/revocation": {"os", "log", "io/fs"},
+	"proxy":              {"log", "os/exec"},
 	"proxy/internal/session": {
 		"os/exec", "log", "net/textproto", "net/smtp",
 	},
