@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 
 	"enforce":        {},
 	"enforce/memory": {"enforce"},
+	"enforce/mtasts": {"enforce"},
 
 	"proxy": {"enforce", "enforce/memory", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
 		"proxy/internal/session", "go.uber.org/zap"},
@@ -56,6 +57,7 @@ var mayNotUse = map[string][]string{
 	"smtpwire/tlshello": {"net", "os", "log", "time", "crypto/tls"},
 	"enforce":           {"net", "os", "log", "net/http", "io/fs"},
 	"enforce/memory":    {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/mtasts":    {"log", "os/exec"},
 	"proxy":             {"log", "os/exec"},
 	"proxy/internal/session": {
 		"os/exec", "log", "net/textproto", "net/smtp",
