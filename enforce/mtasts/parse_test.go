@@ -272,6 +272,7 @@ func FuzzAStoredPolicyIsRefusedOrOneThatCouldHaveBeenFetched(f *testing.F) {
 	f.Add(encode(newPolicy("example.com", "a", d, now), now))
 	f.Add([]byte(`{"domain":"example.com","id":"a","mode":"none","max_age":0,"fetched":"2026-03-02T12:00:00Z","expires":"2026-03-02T12:05:00Z"}`))
 	f.Add([]byte(`{}`))
+	f.Add(encode(newPolicy("example.com", "a", d, now.Add(-d.maxAge)), now)) // run out just now
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p, asked, err := readStored(text, "example.com", now)
 		if err != nil {
