@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"enforce/resolver": {"github.com/miekg/dns", "golang.org/x/sync"},
 
 	"enforce/revocation": {"golang.org/x/crypto", "golang.org/x/sync"},
+	"enforce/mtasts":     {"enforce"},
 
 	"proxy": {"enforce", "enforce/memory", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
 		"proxy/internal/session", "go.uber.org/zap"},
@@ -61,6 +62,7 @@ var mayNotUse = map[string][]string{
 	"enforce/memory":     {"net", "os", "log", "net/http", "io/fs"},
 	"enforce/revocation": {"os", "log", "io/fs"},
 	"proxy":              {"log", "os/exec"},
+	"enforce/mtasts":     {"log", "os/exec"},
 	"proxy/internal/session": {
 		"os/exec", "log", "net/textproto", "net/smtp",
 	},
