@@ -3,6 +3,7 @@ package enforce
 import (
 	"crypto/tls"
 	"fmt"
+	"slices"
 )
 
 // DefaultRule is the name of the built-in last rule: opportunistic, for all.
@@ -72,6 +73,29 @@ func (p *Policy) add(r *compiled) {
 	} else {
 		p.connection = append(p.connection, r)
 	}
+	for _, domain := range r.ToMXOf {
+		if !slices.Contains(p.mxOf, domain) {
+			p.mxOf = append(p.mxOf, domain)
+		}
+	}
+	if twin := r.twin(); twin != nil {
+		p.envelope = append(p.envelope, twin)
+	}
+}
+
+// twin is the same demand on recipients in the domains of to_mx_of, so that one
+// is refused at RCPT whose mail goes to an address that DNS did not show us. It
+// has nothing that would come too late, or could weaken.
+func (r *compiled) twin() *compiled {
+	if len(r.ToMXOf) == 0 || r.TLS == Off {
+		return nil
+	}
+	t := r.Rule
+	t.ToDomains, t.ToMXOf, t.ToNetworks, t.Keys = r.ToMXOf, nil, nil, nil
+	t.ServerName, t.ClientCertificate = "", ""
+	t.OnHandshakeFailure, t.ClientStartTLS, t.Inspect = Block, Mirror, Terminate
+	t.Auto = t.Auto || t.Verify == VerifyNone
+	return compile(t)
 }
 
 // besideEarlier checks rule i against those before it.
@@ -91,7 +115,53 @@ func besideEarlier(rules []*compiled, i int) []RuleError {
 			break
 		}
 	}
+	for j := range i {
+		if w, e := beside(rules[i], rules[j]); w != nil && !w.Excepted() {
+			errs = append(errs, RuleError{Rule: i, Other: j,
+				Msg: fmt.Sprintf("%q watches TLS that passes through, and %q asks for more of mail that may take that way, expected owner and expires in %q, or another way for it", w.Name, e.Name, w.Name)})
+		}
+	}
 	return errs
+}
+
+// beside tells of two rules which one watches and which one, of the envelope, asks
+// for more than that one can see to and may match the same connections; nil when
+// they are no such pair.
+func beside(a, b *compiled) (watching, stronger *compiled) {
+	for _, pair := range [][2]*compiled{{a, b}, {b, a}} {
+		w, e := pair[0], pair[1]
+		if w.Inspect == Watch && !w.Envelope() && e.Envelope() && e.asksFor(&w.Rule) && w.mayMeet(e) {
+			return w, e
+		}
+	}
+	return nil, nil
+}
+
+// asksFor reports whether r demands anything that other does not.
+func (r *Rule) asksFor(other *Rule) bool {
+	return r.TLS == Forced && other.TLS != Forced || r.Verify != VerifyNone ||
+		r.MinVersion > other.MinVersion || r.ForwardSecrecy && !other.ForwardSecrecy ||
+		len(r.Ciphers) > 0 || r.ClientTLS > other.ClientTLS
+}
+
+// mayMeet reports whether the networks of two rules have anything in common. Of
+// to_mx_of nobody knows beforehand.
+func (r *compiled) mayMeet(s *compiled) bool {
+	return r.from.mayMeet(s.from) && (len(r.ToMXOf) > 0 || len(s.ToMXOf) > 0 || r.to.mayMeet(s.to))
+}
+
+// Watchers gives, for each rule that watches, the names of the rules of the
+// envelope that it keeps from being enforced: an exception that check tells of.
+func (p *Policy) Watchers() map[string][]string {
+	found := map[string][]string{}
+	for _, w := range p.rules {
+		for _, e := range p.envelope {
+			if watching, _ := beside(w, e); watching == w {
+				found[w.Name] = append(found[w.Name], e.Name)
+			}
+		}
+	}
+	return found
 }
 
 // hides reports whether r, standing before s, leaves it nothing to match. One
@@ -102,7 +172,18 @@ func hides(r, s *compiled) bool {
 		r.toDomains.coversAll(r.ToDomains, s.ToDomains) &&
 		r.fromDomains.coversAll(r.FromDomains, s.FromDomains) &&
 		r.from.coversAll(s.from) &&
-		r.to.coversAll(s.to)
+		r.coversDestinations(s)
+}
+
+// coversDestinations reports whether every destination of s is one of r.
+func (r *compiled) coversDestinations(s *compiled) bool {
+	if len(r.to) == 0 && len(r.ToMXOf) == 0 || len(r.to) > 0 && r.to.leavesNobodyOut() {
+		return true
+	}
+	if len(s.to) == 0 && len(s.ToMXOf) == 0 || len(s.to) > 0 && (len(r.to) == 0 || !r.to.coversAll(s.to)) {
+		return false
+	}
+	return !slices.ContainsFunc(s.ToMXOf, func(domain string) bool { return !slices.Contains(r.ToMXOf, domain) })
 }
 
 // wrote reports whether key was written for r. A rule that was made in Go rather
@@ -139,6 +220,12 @@ func wrote(r *Rule, key string) bool {
 		return r.ClientStartTLS != Mirror
 	case "client_names":
 		return len(r.ClientNames) > 0
+	case "to_mx_of":
+		return len(r.ToMXOf) > 0
+	case "revocation":
+		return r.Revocation != RevocationOff
+	case "inspect":
+		return r.Inspect != Terminate
 	}
 	return false
 }
@@ -156,6 +243,12 @@ func (r *Rule) Weaker() []string {
 	}
 	if r.ClientStartTLS == Always {
 		keys = append(keys, "client_starttls")
+	}
+	if r.Inspect == Watch {
+		keys = append(keys, "inspect")
+	}
+	if !r.Auto && r.Keys["auto"] && r.Verify == VerifyNone {
+		keys = append(keys, "auto")
 	}
 	return keys
 }

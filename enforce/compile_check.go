@@ -29,6 +29,8 @@ func (c *check) run() {
 	c.versions()
 	c.suites()
 	c.client()
+	c.watch()
+	c.auto()
 }
 
 func (c *check) name() {
@@ -49,6 +51,7 @@ func (c *check) lists() {
 	}{
 		{"to_domains", len(c.ToDomains)},
 		{"to_networks", len(c.ToNetworks)},
+		{"to_mx_of", len(c.ToMXOf)},
 		{"from_networks", len(c.FromNetworks)},
 		{"from_domains", len(c.FromDomains)},
 		{"names", len(c.Names)},
@@ -115,6 +118,37 @@ func (c *check) verification() {
 	c.unused("names", c.Verify == VerifyName, "verify", `verify = "name"`)
 	c.unused("fingerprints", c.Verify == VerifyFingerprint, "verify", `verify = "fingerprint"`)
 	c.unused("ca", c.Verify == VerifyCA || c.Verify == VerifyName, "verify", `verify = "ca" or "name"`)
+	c.unused("revocation", c.Revocation == RevocationOff || c.Verify == VerifyCA || c.Verify == VerifyName || c.Verify == VerifyMTASTS, "verify",
+		`verify = "ca", "name" or "mta-sts": of a chain that nobody builds there is none to ask`)
+}
+
+// Excepted reports whether r says who answers for it and until when, which is what
+// makes an exception of what would be an error.
+func (r *Rule) Excepted() bool { return r.Owner != "" && !r.Expires.IsZero() }
+
+// watch refuses demands that cannot be judged where TLS only passes through: from
+// TLS 1.3 on the certificate goes encrypted (RFC 8446 §4.4.2).
+func (c *check) watch() {
+	if c.Inspect != Watch {
+		return
+	}
+	if c.Verify != VerifyNone && !c.Excepted() {
+		c.fail("verify", "inspect", `a demand found beside inspect = "watch", expected none, or owner and expires with it: the certificate cannot be seen in TLS 1.3`)
+	}
+	if c.ClientTLS == ClientVerified {
+		c.fail("client_tls", "inspect", `"verified" found beside inspect = "watch", expected "any" or "required": the client shows its certificate to the server alone`)
+	}
+	if c.TLS == Off {
+		c.fail("inspect", "tls", `"watch" found beside tls = "off", expected one or the other: the TLS that passes through is the upstream's`)
+	}
+}
+
+// auto refuses an exception that would come too late, or from the wrong side: a
+// rule of the envelope can only ask for more.
+func (c *check) auto() {
+	if c.Envelope() && !c.Auto && c.Keys["auto"] && c.Verify == VerifyNone {
+		c.fail("auto", "", `false found in a rule that is judged at the envelope, expected in a rule without to_domains and from_domains, or beside a verify that takes its place: a rule of the envelope cannot weaken`)
+	}
 }
 
 // unused refuses key where it was written and nothing looks at it.
@@ -165,7 +199,7 @@ const publicServer = "a publicly referenced SMTP server MUST NOT require STARTTL
 func (c *check) meantForEveryone() bool {
 	all := func(domains []string) bool { return len(domains) == 0 || slices.Contains(domains, anyDomain) }
 	return networkSet(c.FromNetworks).leavesNobodyOut() && networkSet(c.ToNetworks).leavesNobodyOut() &&
-		all(c.FromDomains) && all(c.ToDomains)
+		len(c.ToMXOf) == 0 && all(c.FromDomains) && all(c.ToDomains)
 }
 
 // versionWord is a TLS version as the configuration writes it: "1.2".

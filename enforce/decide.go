@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A Stage is a point of the session at which a verdict is asked for.
@@ -35,12 +36,16 @@ type Question struct {
 	Facts      Facts
 	RequireTLS bool // MAIL carries REQUIRETLS (RFC 8689)
 	HoldFor    bool // hold_for contains the client
+	Auto       Auto // what a recipient domain publishes binds without a rule
+	// LogDowngrade: that TLS is missing where it was before is only logged. Where
+	// it is not to be judged at all nothing is remembered.
+	LogDowngrade bool
 }
 
 // Decide holds facts against rules. The order of judgement is the floor, under
-// which hold_for falls, REQUIRETLS, the connection rule, the envelope rule; all must hold, and the
-// first that does not gives the reason. What a rule only logs is let pass, the
-// floor never.
+// which hold_for falls, REQUIRETLS, the connection rule, memory, the envelope
+// rule, what the recipient's domain publishes; all must hold, and the first that
+// does not gives the reason. What a rule only logs is let pass, the floor never.
 //
 // Demands on the client leg are due from MAIL on, so that a client learns of
 // them in a reply it can understand; its floor is due as soon as it has TLS.
@@ -60,16 +65,10 @@ func Decide(q Question) Verdict {
 	if q.RequireTLS {
 		j.requireTLS()
 	}
-	for _, r := range []*Rule{q.Rule, q.Envelope} {
-		if r == nil {
-			continue
-		}
-		j.rule = r
-		j.upstream()
-		if q.Stage >= AtMail {
-			j.client()
-		}
-	}
+	j.demands(q.Rule)
+	j.memory()
+	j.demands(q.Envelope)
+	j.auto()
 	return j.verdict()
 }
 
@@ -80,6 +79,48 @@ func MayFallBack(r *Rule, upstream Leg, floor uint16) bool {
 	return r != nil && r.TLS == Opportunistic && r.OnHandshakeFailure == Cleartext &&
 		upstream.State == StateFailed && !tooLow(upstream, floor) &&
 		(upstream.Failure == TLSHandshakeFailed || upstream.Failure == StartTLSRefused)
+}
+
+// demands judges what one rule asks of both legs.
+func (j *judgement) demands(r *Rule) {
+	if r == nil {
+		return
+	}
+	j.rule = r
+	j.upstream()
+	j.published()
+	if j.q.Stage >= AtMail {
+		j.client()
+	}
+}
+
+// memory judges a leg in clear by what was there before. To switch TLS off is to
+// not care.
+func (j *judgement) memory() {
+	if j.q.Facts.Remembered == nil || j.q.Facts.Upstream.State != StateNone || j.q.Rule.TLS == Off {
+		return
+	}
+	j.rule = nil
+	j.fail(StartTLSStripped, "%s", j.strippedDetail())
+	j.failures[len(j.failures)-1].Logged = j.q.LogDowngrade
+}
+
+// missing is why a leg is in clear.
+func (j *judgement) missing() Reason {
+	if j.q.Facts.Remembered != nil && j.q.Rule.TLS != Off {
+		return StartTLSStripped
+	}
+	return or(j.q.Facts.Upstream.Failure, StartTLSNotOffered)
+}
+
+func (j *judgement) strippedDetail() string {
+	m, up := j.q.Facts.Remembered, j.q.Facts.Upstream
+	whose := "the server"
+	if m.Domain != "" {
+		whose = "a server of " + m.Domain
+	}
+	return fmt.Sprintf("%s, and %s had %s on %s", or(up.Detail, "STARTTLS is not offered"), whose,
+		versionName(m.Version), m.Last.UTC().Format(time.DateOnly))
 }
 
 type judgement struct {
@@ -202,7 +243,7 @@ func (j *judgement) upstream() {
 	switch up.State {
 	case StateNone:
 		if r.TLS == Forced {
-			j.fail(or(up.Failure, StartTLSNotOffered), "%s", or(up.Detail, "STARTTLS is not offered"))
+			j.fail(j.missing(), "%s", or(up.Detail, "STARTTLS is not offered"))
 		}
 		return
 	case StateOK:
@@ -224,7 +265,7 @@ func (j *judgement) upstream() {
 func (j *judgement) certificate() {
 	r, up := j.rule, j.q.Facts.Upstream
 	switch r.Verify {
-	case VerifyNone:
+	case VerifyNone, VerifyDANE, VerifyMTASTS: // of those that are published: see published
 	case VerifyCA, VerifyName:
 		if got := chain(up, r.CA); !got.Verified {
 			j.fail(or(got.Reason, CertNotTrusted), "%s", or(got.Detail, "the certificate is not trusted"))
@@ -237,6 +278,27 @@ func (j *judgement) certificate() {
 		}
 	default:
 		j.fail(CertNotTrusted, "a demand that is not understood")
+	}
+	j.revocation()
+}
+
+// revocation judges only what a chain was built for: of one that does not verify
+// nobody knows who could revoke it.
+func (j *judgement) revocation() {
+	r, up := j.rule, j.q.Facts.Upstream
+	if r.Revocation == RevocationOff || !chain(up, r.CA).Verified {
+		return
+	}
+	hard := r.Revocation != RevocationSoft
+	var got RevocationResult
+	if up.Revoked != nil {
+		got = up.Revoked(r.CA, hard)
+	}
+	switch {
+	case got.State == Revoked:
+		j.fail(CertRevoked, "%s", or(got.Detail, "the certificate was revoked"))
+	case got.State != RevocationGood && hard:
+		j.fail(CertMissingRevocation, "%s", or(got.Detail, "whether the certificate was revoked is not known"))
 	}
 }
 

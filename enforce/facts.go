@@ -76,6 +76,31 @@ type Leg struct {
 	// of [tls.trust], anything else is the ca of a rule. Nil means that there is
 	// nothing to verify. It is asked at most once a judgement and may cache.
 	Chain func(roots string) ChainResult
+	// Revoked tells whether anything in the chain that Chain verified with these
+	// roots was revoked. With wait it may ask for as long as a session can wait,
+	// without it it says at once what is known. Nil: nothing is.
+	Revoked func(roots string, wait bool) RevocationResult
+}
+
+// A RevocationState is what is known of a chain's revocation. The zero value is
+// nothing.
+type RevocationState uint8
+
+// The states, with the words of the record.
+const (
+	RevocationUnknown RevocationState = iota // "unknown"
+	RevocationGood                           // "good"
+	Revoked                                  // "revoked"
+)
+
+func (s RevocationState) String() string {
+	return [...]string{"unknown", "good", "revoked"}[min(s, Revoked)]
+}
+
+// A RevocationResult is what asking about a chain's revocation came to.
+type RevocationResult struct {
+	State  RevocationState
+	Detail string // in words; may quote the peer
 }
 
 // Facts is all that is known of a session's two legs.
@@ -85,12 +110,29 @@ type Facts struct {
 	RequireTLSOffered bool
 	// Held: the client is held to what its last handshake came to; nil: it is not.
 	Held *Hold
+	// Remembered: what the destination, or at RCPT the recipient's domain, could do
+	// before; nil: nothing is remembered that could be relied on.
+	Remembered *Remembered
+	// Published: what the recipient's domain publishes, at RCPT; nil: nobody asked.
+	Published *Published
+}
+
+// A Remembered is what earlier sessions with a destination, or with a domain, came
+// to.
+type Remembered struct {
+	Domain      string    // the domain; "" when it is the destination itself
+	Since, Last time.Time // when TLS was first and last seen there
+	Version     uint16    // the best
+	Count       int       // sessions
 }
 
 // A Connection is what selects connection rules.
 type Connection struct {
 	Client   netip.Addr // whoever opened the connection
 	Upstream netip.Addr // the original destination
+	// MXOf are those of the domains in a policy's MXDomains of which Upstream is an
+	// address of an MX host.
+	MXOf []string
 }
 
 // An Address is the part of an envelope path that rules look at.

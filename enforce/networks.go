@@ -1,6 +1,9 @@
 package enforce
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // The whole of both families, for asking whether a list leaves anybody out.
 var (
@@ -11,6 +14,16 @@ var (
 // A networkSet is one list of network matchers. It is asked through its methods
 // only, so that a prefix table can take the place of the list.
 type networkSet []netip.Prefix
+
+// mayMeet reports whether there is an address in both, none meaning all.
+func (s networkSet) mayMeet(t networkSet) bool {
+	if len(s) == 0 || len(t) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(s, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(t, p.Overlaps)
+	})
+}
 
 // contains reports whether addr lies in one of the prefixes. The zone of a
 // link-local address and the mapping of IPv4 into IPv6 are how an address was

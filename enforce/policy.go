@@ -3,6 +3,7 @@ package enforce
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -19,7 +20,9 @@ type Policy struct {
 	connection []*compiled // ends with the built-in one, which matches everything
 	envelope   []*compiled
 	last       *compiled
+	mxOf       []string // of all rules
 	holdFor    networkSet
+	verify     Verification
 }
 
 // compiled is a rule with its matchers in the form that is asked.
@@ -47,7 +50,12 @@ func (r *compiled) expired(now time.Time) bool {
 func (r *compiled) matchesNetworks(c Connection, now time.Time) bool {
 	return !r.expired(now) &&
 		(len(r.from) == 0 || r.from.contains(c.Client)) &&
-		(len(r.to) == 0 || r.to.contains(c.Upstream))
+		(len(r.to) == 0 && len(r.ToMXOf) == 0 || r.to.contains(c.Upstream) || r.isMX(c))
+}
+
+// isMX reports whether the destination is an MX host of a domain in to_mx_of.
+func (r *compiled) isMX(c Connection) bool {
+	return slices.ContainsFunc(c.MXOf, func(domain string) bool { return slices.Contains(r.ToMXOf, domain) })
 }
 
 // Floor gives the lowest TLS version of either leg, such as tls.VersionTLS12.
@@ -161,6 +169,45 @@ func (p *Policy) MayHold(c Connection, now time.Time) bool {
 	}
 	return false
 }
+
+// A Verification is what holds for all rules alike about what is published and
+// remembered.
+type Verification struct {
+	Auto   Auto
+	Relays []netip.Prefix // destinations that are smart hosts: Auto does not apply
+	// LogDowngrade: TLS that is missing where it was before is logged and let pass.
+	LogDowngrade bool
+}
+
+// Verifying gives the same policy with v. Of no policy (nil) comes none.
+func (p *Policy) Verifying(v Verification) *Policy {
+	if p == nil {
+		return nil
+	}
+	with := *p
+	with.verify = v
+	return &with
+}
+
+// Auto gives what of a recipient domain's publications binds a connection where
+// its rules do not say otherwise: nothing where it goes to a smart host, which is
+// no MX host of that domain.
+func (p *Policy) Auto(c Connection) Auto {
+	if p.Relay(c) {
+		return Auto{}
+	}
+	return p.verify.Auto
+}
+
+// Relay reports whether a connection goes to a smart host.
+func (p *Policy) Relay(c Connection) bool { return networkSet(p.verify.Relays).contains(c.Upstream) }
+
+// LogDowngrade is that of its Verification.
+func (p *Policy) LogDowngrade() bool { return p.verify.LogDowngrade }
+
+// MXDomains gives the domains named in to_mx_of, each once, in the order of the
+// file. They must not be changed.
+func (p *Policy) MXDomains() []string { return p.mxOf }
 
 // Expired gives the rules that no longer match because their day has passed, in
 // the order of the file.

@@ -8,6 +8,7 @@ type Reason string
 const (
 	StartTLSNotOffered Reason = "starttls-not-offered"
 	StartTLSRefused    Reason = "starttls-refused"
+	StartTLSStripped   Reason = "starttls-stripped"
 
 	TLSVersionTooLow    Reason = "tls-version-too-low"
 	TLSCipherNotAllowed Reason = "tls-cipher-not-allowed"
@@ -18,6 +19,17 @@ const (
 	CertExpired             Reason = "cert-expired"
 	CertNameMismatch        Reason = "cert-name-mismatch"
 	CertFingerprintMismatch Reason = "cert-fingerprint-mismatch"
+	CertRevoked             Reason = "cert-revoked"
+	CertMissingRevocation   Reason = "cert-missing-revocation"
+
+	DANEMismatch     Reason = "dane-mismatch"
+	DANERequired     Reason = "dane-required"
+	DNSSECBogus      Reason = "dnssec-bogus"
+	MTASTSCert       Reason = "mta-sts-cert"
+	MTASTSMXMismatch Reason = "mta-sts-mx-mismatch"
+	MTASTSPolicy     Reason = "mta-sts-policy"
+	MTASTSFetch      Reason = "mta-sts-fetch"
+	MXUnknown        Reason = "mx-unknown"
 
 	RequireTLSNotPossible Reason = "requiretls-not-possible"
 
@@ -49,6 +61,7 @@ type status struct {
 var statuses = map[Reason]status{
 	StartTLSNotOffered:       {subject: "7.4"},
 	StartTLSRefused:          {subject: "7.4"},
+	StartTLSStripped:         {subject: "7.4"},
 	TLSVersionTooLow:         {subject: "7.5"},
 	TLSCipherNotAllowed:      {subject: "7.5"},
 	TLSNoForwardSecrecy:      {subject: "7.5"},
@@ -57,6 +70,16 @@ var statuses = map[Reason]status{
 	CertExpired:              {subject: "7.5"},
 	CertNameMismatch:         {subject: "7.5"},
 	CertFingerprintMismatch:  {subject: "7.5"},
+	CertRevoked:              {subject: "7.5"},
+	CertMissingRevocation:    {subject: "7.5"},
+	DANEMismatch:             {subject: "7.5"},
+	DANERequired:             {subject: "7.5"},
+	DNSSECBogus:              {subject: "7.5"},
+	MTASTSCert:               {subject: "7.5"},
+	MTASTSMXMismatch:         {subject: "7.5"},
+	MTASTSPolicy:             {subject: "7.5"},
+	MTASTSFetch:              {subject: "7.5"},
+	MXUnknown:                {subject: "7.5"},
 	RequireTLSNotPossible:    {deferAs: "550 5.7.30", reject: "550 5.7.30"}, // RFC 8689 §5
 	ClientTLSRequired:        {deferAs: "451 4.7.0", reject: "530 5.7.0"},   // RFC 3207 §4
 	ClientTLSTooLow:          {subject: "7.5"},

@@ -20,6 +20,10 @@ type (
 	ClientTLS uint8
 	// Violation is a rule's `on_violation`.
 	Violation uint8
+	// Revocation is a rule's `revocation`.
+	Revocation uint8
+	// Inspect is a rule's `inspect`.
+	Inspect uint8
 )
 
 // The values, each named in words by Word.
@@ -35,6 +39,21 @@ const (
 	VerifyCA                 // a chain to trusted roots
 	VerifyName               // that, and one of the rule's names
 	VerifyFingerprint        // a pinned certificate or public key, whoever signed it
+	VerifyDANE               // the TLSA records of the recipient's domain (RFC 7672)
+	VerifyMTASTS             // the policy of the recipient's domain (RFC 8461)
+)
+
+// Whether a revoked certificate is refused, and one of which that is not known.
+const (
+	RevocationOff  Revocation = iota
+	RevocationSoft            // one known to be revoked
+	RevocationHard            // that, and one of which it cannot be found out
+)
+
+// What becomes of the client's TLS.
+const (
+	Terminate Inspect = iota
+	Watch             // it passes through, and is looked at
 )
 
 // What an opportunistic rule does when the handshake fails.
@@ -81,6 +100,7 @@ type Rule struct {
 	ToDomains    []string // "x", "*.x" (one or more labels below x) or "*"; lower-case A-labels
 	FromDomains  []string
 	ToNetworks   []netip.Prefix
+	ToMXOf       []string // domains whose MX hosts have the destination's address; an alternative to ToNetworks
 	FromNetworks []netip.Prefix
 
 	TLS            TLSMode
@@ -91,11 +111,13 @@ type Rule struct {
 	MinVersion     uint16   // tls.VersionTLS12 or tls.VersionTLS13; 0 is the floor
 	ForwardSecrecy bool     // an ephemeral key exchange
 	Ciphers        []uint16 // TLS 1.2 suites allowed; empty allows all that are offered
+	Revocation     Revocation
 
 	ServerName         string // SNI
 	OnHandshakeFailure Fallback
 	ClientCertificate  string // name of a [[tls.certificate]]
 	ClientStartTLS     ClientStartTLS
+	Inspect            Inspect
 
 	ClientTLS   ClientTLS
 	ClientNames []string

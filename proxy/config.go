@@ -18,6 +18,9 @@ type Config struct {
 	Listen    Listen
 	TLS       TLS
 	SMTP      SMTP
+	Resolver  Resolver
+	Verify    Verify
+	Memory    Memory
 	Limits    Limits
 	Timeouts  Timeouts
 	Log       Log
@@ -46,6 +49,7 @@ type Listen struct {
 type TLS struct {
 	MinVersion   uint16 // tls.VersionTLS12 or tls.VersionTLS13
 	Certificates []Certificate
+	Authority    Authority      // without files: none is minted
 	TrustCA      string         // "system", or a file of PEM roots
 	Hold         time.Duration  // how long a client whose handshake fell below the floor is held to that
 	HoldFor      []netip.Prefix // clients that are held even where no rule demands TLS of them
@@ -54,6 +58,34 @@ type TLS struct {
 // Certificate names the files of one [[tls.certificate]].
 type Certificate struct {
 	Name, Cert, Key string
+}
+
+// Authority names the files of the CA that certificates are minted from.
+type Authority struct{ Cert, Key string }
+
+// Resolver is whom Postern asks about names, and whose word for DNSSEC it takes.
+type Resolver struct {
+	Servers []netip.AddrPort
+	TrustAD string // "loopback", "always" or "never"
+}
+
+// Verify is what holds without a rule that says so.
+type Verify struct {
+	Auto   enforce.Auto   // what recipient domains publish binds
+	Relays []netip.Prefix // smart hosts, to which Auto does not apply
+	Cache  string         // the directory of MTA-STS policies; "" keeps them in memory
+}
+
+// Memory is what is kept of destinations.
+type Memory struct {
+	Store     string        // the file; "" keeps it in memory
+	Downgrade string        // "off", "log" or "block": what becomes of one that loses its TLS
+	Remember  time.Duration // how long after it was last seen
+}
+
+// Verification is what c says of all rules alike.
+func (c *Config) Verification() enforce.Verification {
+	return enforce.Verification{Auto: c.Verify.Auto, Relays: c.Verify.Relays, LogDowngrade: c.Memory.Downgrade == "log"}
 }
 
 // BareNewline says what becomes of a CR or LF that stands alone in message content.

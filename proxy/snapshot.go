@@ -29,7 +29,7 @@ const resumable = 4096
 func newSnapshot(config Config, log *zap.Logger, generation uint64) (*snapshot, error) {
 	policy, faults := enforce.Compile(config.Rules, config.TLS.MinVersion)
 	var errs []error
-	policy, err := policy.HoldingFor(config.TLS.HoldFor)
+	policy, err := policy.Verifying(config.Verification()).HoldingFor(config.TLS.HoldFor)
 	if err != nil {
 		errs = append(errs, &KeyError{"tls.hold_for", err.Error()})
 	}

@@ -114,12 +114,12 @@ func TestWhoHasManyAddressesPushesOutTheirOwn(t *testing.T) {
 func TestHoldsAreWhatAPlainMapWouldKeep(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var h Holds
-		plain := map[enforce.Connection]time.Time{}
+		plain := map[[2]netip.Addr]time.Time{}
 		now := noon
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			c := from(fmt.Sprintf("192.0.2.%d", rapid.IntRange(0, 3).Draw(t, "client")), fmt.Sprintf("203.0.113.%d", rapid.IntRange(0, 2).Draw(t, "upstream")))
 			now = now.Add(time.Duration(rapid.IntRange(0, 600).Draw(t, "later")) * time.Minute)
-			since, known := plain[c]
+			since, known := plain[[2]netip.Addr{c.Client, c.Upstream}]
 			held := known && now.Sub(since) < day
 			if got := h.Find(c, day, now); (got != nil) != held {
 				t.Fatalf("%v is held: %v, want %v", c, got, held)
@@ -127,15 +127,15 @@ func TestHoldsAreWhatAPlainMapWouldKeep(t *testing.T) {
 			switch rapid.IntRange(0, 2).Draw(t, "do") {
 			case 0:
 				h.Begin(c, tls.VersionTLS11, now)
-				plain[c] = now
+				plain[[2]netip.Addr{c.Client, c.Upstream}] = now
 			case 1:
 				h.Refused(c, day, true, now)
 				if held {
-					plain[c] = now
+					plain[[2]netip.Addr{c.Client, c.Upstream}] = now
 				}
 			case 2:
 				h.Clear(c)
-				delete(plain, c)
+				delete(plain, [2]netip.Addr{c.Client, c.Upstream})
 			}
 		}
 	})

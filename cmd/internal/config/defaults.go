@@ -5,8 +5,20 @@ import (
 	"net/netip"
 	"time"
 
+	"postern/enforce"
 	"postern/proxy"
 )
+
+// inside are the addresses that no MX host of somebody else has: private
+// (RFC 1918, RFC 4193), link-local and loopback.
+func inside() []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "127.0.0.0/8",
+		"fc00::/7", "fe80::/10", "::1/128"} {
+		all = append(all, netip.MustParsePrefix(p))
+	}
+	return all
+}
 
 // defaults are the values of all keys that are not written. Two depend on
 // others, and are set where those are known: PreserveSource holds for tproxy
@@ -28,6 +40,20 @@ func defaults() proxy.Config {
 			TrustCA:    "system",
 		},
 		SMTP: proxy.SMTP{BareNewline: proxy.Normalize},
+		Resolver: proxy.Resolver{
+			Servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")},
+			TrustAD: "loopback",
+		},
+		Verify: proxy.Verify{
+			Auto:   enforce.Auto{DANE: true, MTASTS: true},
+			Relays: inside(),
+			Cache:  "/var/lib/postern/policies",
+		},
+		Memory: proxy.Memory{
+			Store:     "/var/lib/postern/memory.db",
+			Downgrade: "block",
+			Remember:  30 * 24 * time.Hour,
+		},
 		Limits: proxy.Limits{
 			Sessions:          10000,
 			SessionsPerSource: 200,

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -26,19 +25,11 @@ type File struct {
 	Proxy  proxy.Config
 	Policy *enforce.Policy // the rules of Proxy, compiled with its floor
 
-	Resolver Resolver
-
 	// Notes are no faults: what an administrator should know of the file and
 	// would not hear otherwise, such as an exception without an owner.
 	Notes Errors
 
 	at *positions
-}
-
-// Resolver is [resolver]. This release asks no DNS server of its own.
-type Resolver struct {
-	Servers []netip.AddrPort
-	TrustAD string // "loopback", "always" or "never"
 }
 
 // Load reads the configuration file at path. If the file can be read and is
@@ -72,7 +63,6 @@ func Parse(path string, data []byte) (*File, error) {
 	}
 	r := &reader{file: path, at: &positions{lines: lines, titles: map[string]string{}}}
 	f := &File{Path: path, Proxy: defaults(), at: r.at}
-	f.Resolver = Resolver{Servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}, TrustAD: "loopback"}
 
 	top := r.table("", values)
 	read(top, "mode", &f.Proxy.Observe, oneOf(word[bool]{text: "enforce"}, word[bool]{text: "observe", value: true}))
@@ -80,7 +70,9 @@ func Parse(path string, data []byte) (*File, error) {
 	tls := top.inner("tls")
 	readTLS(tls, &f.Proxy.TLS)
 	readSMTP(top.inner("smtp"), &f.Proxy.SMTP)
-	readResolver(top.inner("resolver"), &f.Resolver)
+	readResolver(top.inner("resolver"), &f.Proxy.Resolver)
+	readVerify(top.inner("verify"), &f.Proxy.Verify)
+	readMemory(top.inner("memory"), &f.Proxy.Memory)
 	readLimits(top.inner("limits"), &f.Proxy.Limits)
 	readTimeouts(top.inner("timeouts"), &f.Proxy.Timeouts)
 	readLog(top.inner("log"), &f.Proxy.Log)
@@ -136,9 +128,6 @@ func oneLine(msg string) string {
 // notes tells what is no fault and yet worth knowing.
 func notes(top *table, f *File) Errors {
 	r := &reader{file: f.Path, at: f.at}
-	if top.wrote("resolver") {
-		r.fail("resolver", "checked and not used: this release asks no DNS server of its own")
-	}
 	if family := untaken(&f.Proxy); family != "" {
 		then := "when_down decides, always"
 		if f.Proxy.Intercept.Method == "redirect" {

@@ -75,10 +75,14 @@ func TestEveryKeyOfTheReferenceIsRead(t *testing.T) {
 				{Name: "edge", Cert: "/etc/postern/tls/cert.pem", Key: "/etc/postern/tls/key.pem"},
 				{Name: "partner", Cert: "/etc/postern/tls/partner.pem", Key: "/etc/postern/tls/partner.key"},
 			},
-			TrustCA: "/etc/postern/tls/roots.pem", Hold: 48 * time.Hour, HoldFor: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")},
+			Authority: proxy.Authority{Cert: "/etc/postern/tls/ca.pem", Key: "/etc/postern/tls/ca.key"},
+			TrustCA:   "/etc/postern/tls/roots.pem", Hold: 48 * time.Hour, HoldFor: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")},
 		},
-		SMTP:   proxy.SMTP{BareNewline: proxy.RejectBare, Extensions: []string{"X-EXPS", "XAOL"}},
-		Limits: proxy.Limits{Sessions: 5000, SessionsPerSource: 100, Recipients: 500, Line: 4096, ReplyLines: 128},
+		SMTP:     proxy.SMTP{BareNewline: proxy.RejectBare, Extensions: []string{"X-EXPS", "XAOL"}},
+		Resolver: proxy.Resolver{Servers: addrPorts("192.0.2.53:53", "[2001:db8::53]:5353"), TrustAD: "never"},
+		Verify:   proxy.Verify{Auto: enforce.Auto{MTASTS: true}, Relays: prefixes("10.0.0.0/8", "192.0.2.1/32"), Cache: "/var/cache/postern"},
+		Memory:   proxy.Memory{Store: "/var/cache/memory.db", Downgrade: "log", Remember: 10 * 24 * time.Hour},
+		Limits:   proxy.Limits{Sessions: 5000, SessionsPerSource: 100, Recipients: 500, Line: 4096, ReplyLines: 128},
 		Timeouts: proxy.Timeouts{Connect: 20 * time.Second, Handshake: 21 * time.Second, Command: 4 * time.Minute,
 			Data: 9 * time.Minute, Final: 14 * time.Minute, Drain: 50 * time.Second},
 		Log: proxy.Log{Format: "console", Output: "/var/log/postern.log", Level: "debug"},
@@ -86,12 +90,12 @@ func TestEveryKeyOfTheReferenceIsRead(t *testing.T) {
 			Name:       "legacy",
 			ToNetworks: prefixes("203.0.113.0/24", "2001:db8:1::/48", "198.51.100.7/32"), FromNetworks: prefixes("10.1.0.0/16"),
 			OnHandshakeFailure: enforce.Cleartext, ServerName: "mx.partner.example", ClientCertificate: "partner",
-			ClientStartTLS: enforce.Always, Owner: "it-sec", Expires: time.Date(2027, 7, 1, 0, 0, 0, 0, time.Local),
+			ClientStartTLS: enforce.Always, Inspect: enforce.Watch, Owner: "it-sec", Expires: time.Date(2027, 7, 1, 0, 0, 0, 0, time.Local),
 		}, {
 			Name:      "contoso",
 			ToDomains: []string{"contoso.com", "*.contoso.com"}, FromDomains: []string{"*"},
 			TLS: enforce.Forced, Verify: enforce.VerifyName, Names: []string{"*.mail.protection.outlook.com"},
-			CA: "/etc/postern/tls/contoso.pem", MinVersion: tls.VersionTLS12, ForwardSecrecy: true,
+			CA: "/etc/postern/tls/contoso.pem", Revocation: enforce.RevocationHard, MinVersion: tls.VersionTLS12, ForwardSecrecy: true,
 			Ciphers:   []uint16{tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256},
 			ClientTLS: enforce.ClientVerified, ClientNames: []string{"*.partner.example", "mail.example"},
 			OnViolation: enforce.OnViolationReject, Auto: true,
@@ -99,12 +103,14 @@ func TestEveryKeyOfTheReferenceIsRead(t *testing.T) {
 			Name: "pinned", ToNetworks: prefixes("203.0.113.128/25"), TLS: enforce.Forced, Verify: enforce.VerifyFingerprint,
 			Fingerprints: []enforce.Fingerprint{{SHA256: sum(0)}, {SPKI: true, SHA256: sum(0xff)}},
 			MinVersion:   tls.VersionTLS13, OnViolation: enforce.OnViolationLog, Auto: true,
+		}, {
+			Name: "published", ToMXOf: []string{"partner.example"}, TLS: enforce.Forced, Verify: enforce.VerifyDANE, Auto: true,
+		}, {
+			Name: "policy", ToMXOf: []string{"other.example"}, TLS: enforce.Forced, Verify: enforce.VerifyMTASTS,
+			Revocation: enforce.RevocationSoft, Auto: true,
 		}},
 	}
 	if diff := cmp.Diff(want, f.Proxy, plain); diff != "" {
-		t.Error(diff)
-	}
-	if diff := cmp.Diff(Resolver{Servers: addrPorts("192.0.2.53:53", "[2001:db8::53]:5353"), TrustAD: "never"}, f.Resolver, plain); diff != "" {
 		t.Error(diff)
 	}
 	if got := f.Policy.ConnectionRule(enforce.Connection{Client: netip.MustParseAddr("10.1.2.3"), Upstream: netip.MustParseAddr("198.51.100.7")},
@@ -119,7 +125,11 @@ func TestWhatIsNotWrittenHasTheDefaultsOfTheReference(t *testing.T) {
 		Intercept: proxy.Intercept{Method: "tproxy", Interfaces: []string{"lan0"}, User: "postern", Ports: []uint16{25}, PreserveSource: true},
 		Listen:    proxy.Listen{Addresses: addrPorts("127.0.0.1:2525", "[::1]:2525")},
 		TLS:       proxy.TLS{MinVersion: tls.VersionTLS12, TrustCA: "system", Hold: 24 * time.Hour},
-		Limits:    proxy.Limits{Sessions: 10000, SessionsPerSource: 200, Recipients: 1000, Line: 2048, ReplyLines: 512},
+		Resolver:  proxy.Resolver{Servers: addrPorts("127.0.0.1:53"), TrustAD: "loopback"},
+		Verify: proxy.Verify{Auto: enforce.Auto{DANE: true, MTASTS: true}, Cache: "/var/lib/postern/policies",
+			Relays: prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "127.0.0.0/8", "fc00::/7", "fe80::/10", "::1/128")},
+		Memory: proxy.Memory{Store: "/var/lib/postern/memory.db", Downgrade: "block", Remember: 30 * 24 * time.Hour},
+		Limits: proxy.Limits{Sessions: 10000, SessionsPerSource: 200, Recipients: 1000, Line: 2048, ReplyLines: 512},
 		Timeouts: proxy.Timeouts{Connect: 30 * time.Second, Handshake: 30 * time.Second, Command: 5 * time.Minute,
 			Data: 10 * time.Minute, Final: 15 * time.Minute, Drain: time.Minute},
 		Log: proxy.Log{Format: "json", Output: "stderr", Level: "info"},
@@ -197,8 +207,7 @@ on_handshake_failure = "cleartext"
 owner = "it"
 expires = 2030-01-01
 `)
-	want := `postern.toml:2: resolver: checked and not used: this release asks no DNS server of its own
-postern.toml:6: rule "old": tls: the rule is weaker than the built-in one and has no owner
+	want := `postern.toml:6: rule "old": tls: the rule is weaker than the built-in one and has no owner
 postern.toml:6: rule "old": tls: the rule is weaker than the built-in one and has no day on which it expires`
 	if got := f.Notes.Error(); got != want {
 		t.Errorf("%s", got)

@@ -14,17 +14,17 @@ import (
 func readRules(top *table, c *proxy.Config) []*table {
 	rules := top.all("rule")
 	for _, t := range rules {
-		c.Rules = append(c.Rules, readRule(t, c.TLS.Certificates))
+		c.Rules = append(c.Rules, readRule(t, &c.TLS))
 	}
 	return rules
 }
 
-func readRule(t *table, certificates []proxy.Certificate) enforce.Rule {
+func readRule(t *table, c *proxy.TLS) enforce.Rule {
 	r := enforce.Rule{Auto: true, Keys: map[string]bool{}}
 	read(t, "name", &r.Name, title)
 	readMatchers(t, &r)
 	readDemands(t, &r)
-	readActs(t, &r, certificates)
+	readActs(t, &r, c.Certificates)
 
 	read(t, "client_tls", &r.ClientTLS, oneOf(
 		word[enforce.ClientTLS]{text: "any", value: enforce.ClientAny},
@@ -47,25 +47,25 @@ func readRule(t *table, certificates []proxy.Certificate) enforce.Rule {
 			r.Keys[key] = true
 		}
 	}
-	if len(certificates) == 0 {
-		needsCertificate(t, &r)
+	if len(c.Certificates) == 0 {
+		needsCertificate(t, &r, c.Authority != proxy.Authority{})
 	}
 	return r
 }
 
 func readMatchers(t *table, r *enforce.Rule) {
-	domains(t, "to_domains", &r.ToDomains)
-	domains(t, "from_domains", &r.FromDomains)
+	domains(t, "to_domains", &r.ToDomains, matcher)
+	domains(t, "from_domains", &r.FromDomains, matcher)
 	list(t, "to_networks", &r.ToNetworks, network)
 	list(t, "from_networks", &r.FromNetworks, network)
-	later(t, "to_mx_of", "follow the MX records of a domain")
+	domains(t, "to_mx_of", &r.ToMXOf, aLabels)
 }
 
 // domains reads a list of domain matchers. One that holds nothing but faults is
 // still a list of domains: its rule is one of the envelope, and its other keys
 // are judged as such.
-func domains(t *table, key string, into *[]string) {
-	list(t, key, into, matcher)
+func domains(t *table, key string, into *[]string, entry parse[string]) {
+	list(t, key, into, entry)
 	if t.bad[key] && len(*into) == 0 {
 		*into = []string{"faulty.invalid"}
 	}
@@ -82,8 +82,8 @@ func readDemands(t *table, r *enforce.Rule) {
 		word[enforce.Verify]{text: "ca", value: enforce.VerifyCA},
 		word[enforce.Verify]{text: "name", value: enforce.VerifyName},
 		word[enforce.Verify]{text: "fingerprint", value: enforce.VerifyFingerprint},
-		word[enforce.Verify]{text: "dane", later: "verify by DANE"},
-		word[enforce.Verify]{text: "mta-sts", later: "verify by MTA-STS"},
+		word[enforce.Verify]{text: "dane", value: enforce.VerifyDANE},
+		word[enforce.Verify]{text: "mta-sts", value: enforce.VerifyMTASTS},
 	))
 	list(t, "names", &r.Names, namePattern)
 	list(t, "fingerprints", &r.Fingerprints, fingerprint)
@@ -92,19 +92,12 @@ func readDemands(t *table, r *enforce.Rule) {
 	boolean(t, "forward_secrecy", &r.ForwardSecrecy)
 	list(t, "ciphers", &r.Ciphers, suite)
 
-	const revocation = "ask whether certificates were revoked"
-	var off string
-	read(t, "revocation", &off, oneOf(word[string]{text: "off"}, word[string]{text: "soft", later: revocation}, word[string]{text: "hard", later: revocation}))
-
-	// auto = false is how things are; true would promise what nothing keeps.
-	auto := false
-	boolean(t, "auto", &auto)
-	if auto {
-		t.fail("auto", "true found, expected false or no such key: this release does not enforce what recipient domains publish yet")
-	}
-	if t.wrote("auto") {
-		r.Auto = auto
-	}
+	read(t, "revocation", &r.Revocation, oneOf(
+		word[enforce.Revocation]{text: "off", value: enforce.RevocationOff},
+		word[enforce.Revocation]{text: "soft", value: enforce.RevocationSoft},
+		word[enforce.Revocation]{text: "hard", value: enforce.RevocationHard},
+	))
+	boolean(t, "auto", &r.Auto)
 }
 
 func readActs(t *table, r *enforce.Rule, certificates []proxy.Certificate) {
@@ -132,15 +125,18 @@ func readActs(t *table, r *enforce.Rule, certificates []proxy.Certificate) {
 		word[enforce.ClientStartTLS]{text: "mirror", value: enforce.Mirror},
 		word[enforce.ClientStartTLS]{text: "always", value: enforce.Always},
 	))
-	var terminate string
-	read(t, "inspect", &terminate, oneOf(word[string]{text: "terminate"}, word[string]{text: "watch", later: "watch TLS without ending it"}))
+	read(t, "inspect", &r.Inspect, oneOf(
+		word[enforce.Inspect]{text: "terminate", value: enforce.Terminate},
+		word[enforce.Inspect]{text: "watch", value: enforce.Watch},
+	))
 }
 
 // needsCertificate refuses what no client could meet, or would ever see: without
-// a certificate to show, STARTTLS is offered to none.
-func needsCertificate(t *table, r *enforce.Rule) {
+// a certificate to show, STARTTLS is offered to none. One that is minted is named
+// as the upstream's, which has to show one for that.
+func needsCertificate(t *table, r *enforce.Rule, minted bool) {
 	const without = "%s found without any [[tls.certificate]], expected one: STARTTLS is offered to clients only with a certificate to show"
-	if r.ClientTLS != enforce.ClientAny {
+	if r.ClientTLS != enforce.ClientAny && !minted && r.Inspect != enforce.Watch {
 		t.fail("client_tls", without, describe(t.values["client_tls"]))
 	}
 	if r.ClientStartTLS == enforce.Always {
@@ -191,7 +187,7 @@ func suite(s string) (uint16, string) {
 // itself is left out: it may be gone once that is mended.
 func compile(rules []*table, tls *table, c *proxy.Config) *enforce.Policy {
 	policy, errs := enforce.Compile(c.Rules, c.TLS.MinVersion)
-	held, err := policy.HoldingFor(c.TLS.HoldFor)
+	held, err := policy.Verifying(c.Verification()).HoldingFor(c.TLS.HoldFor)
 	if err != nil {
 		tls.fail("hold_for", "%s", err)
 	}

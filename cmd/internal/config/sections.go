@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/enforce"
 	"postern/proxy"
 )
 
@@ -163,7 +164,9 @@ func readTLS(t *table, c *proxy.TLS) {
 	read(t, "min_version", &c.MinVersion, versions)
 	read(t, "hold", &c.Hold, within(time.Minute, 30*24*time.Hour))
 	list(t, "hold_for", &c.HoldFor, network)
-	later(t, "authority", "mint certificates")
+	if t.wrote("authority") {
+		readAuthority(t.inner("authority"), &c.Authority)
+	}
 
 	names := map[string]bool{}
 	for _, ct := range t.all("certificate") {
@@ -185,13 +188,26 @@ func readTLS(t *table, c *proxy.TLS) {
 		c.Certificates = append(c.Certificates, cert)
 	}
 
-	if len(c.HoldFor) > 0 && len(c.Certificates) == 0 {
-		t.fail("hold_for", "found without any [[tls.certificate]], expected one: STARTTLS is offered to clients only with a certificate to show")
+	if len(c.HoldFor) > 0 && len(c.Certificates) == 0 && c.Authority == (proxy.Authority{}) {
+		t.fail("hold_for", "found without any [[tls.certificate]] or [tls.authority], expected one: STARTTLS is offered to clients only with a certificate to show")
 	}
 
 	trust := t.inner("trust")
 	read(trust, "ca", &c.TrustCA, or(file, "system"))
 	trust.done()
+	t.done()
+}
+
+// readAuthority reads [tls.authority], of which both keys or none make sense.
+func readAuthority(t *table, c *proxy.Authority) {
+	read(t, "cert", &c.Cert, file)
+	read(t, "key", &c.Key, file)
+	for key, expected := range map[string]string{
+		"cert": "a file with the certificate of the authority, PEM", "key": "a file with its private key, PEM"} {
+		if !t.wrote(key) {
+			t.fail(key, "none found, expected %s", expected)
+		}
+	}
 	t.done()
 }
 
@@ -220,7 +236,7 @@ func keyword(s string) (string, string) {
 	return upper, ""
 }
 
-func readResolver(t *table, r *Resolver) {
+func readResolver(t *table, r *proxy.Resolver) {
 	list(t, "servers", &r.Servers, addrPort)
 	if len(r.Servers) == 0 && !t.bad["servers"] {
 		t.fail("servers", "an empty list found, expected at least one address and port")
@@ -274,38 +290,43 @@ func readLog(t *table, c *proxy.Log) {
 	}
 }
 
+// readVerify reads [verify].
+func readVerify(t *table, c *proxy.Verify) {
+	if t.wrote("auto") {
+		var published []string
+		list(t, "auto", &published, oneOf(same("dane", "mta-sts")...))
+		c.Auto = enforce.Auto{DANE: slices.Contains(published, "dane"), MTASTS: slices.Contains(published, "mta-sts")}
+	}
+	if t.wrote("relays") {
+		c.Relays = nil
+		list(t, "relays", &c.Relays, network)
+	}
+	read(t, "cache", &c.Cache, optional(file))
+	t.done()
+}
+
+// readMemory reads [memory].
+func readMemory(t *table, c *proxy.Memory) {
+	read(t, "store", &c.Store, optional(database))
+	read(t, "downgrade", &c.Downgrade, oneOf(same("off", "log", "block")...))
+	read(t, "remember", &c.Remember, days)
+	t.done()
+}
+
 // readLater reads the sections of which this release does nothing. They may
-// stand there with the values that switch them off; their other keys are checked
-// and have no effect.
+// stand there with the values that switch them off.
 func readLater(top *table) {
-	var relays []netip.Prefix
-	var cache, store string
-	var remember time.Duration
-
-	v := top.inner("verify")
-	emptyOnly(v, "auto", "enforce what recipient domains publish")
-	list(v, "relays", &relays, network)
-	read(v, "cache", &cache, file)
-	v.done()
-
 	w := top.inner("witness")
 	emptyOnly(w, "interfaces", "watch interfaces")
 	w.done()
-
-	m := top.inner("memory")
-	off := ""
-	const what = "remember destinations"
-	read(m, "downgrade", &off, oneOf(word[string]{text: "off"}, word[string]{text: "log", later: what}, word[string]{text: "block", later: what}))
-	read(m, "store", &store, database)
-	read(m, "remember", &remember, days)
-	m.done()
 
 	a := top.inner("admin")
 	emptyOnly(a, "listen", "serve metrics or a status page")
 	a.done()
 }
 
-// database reads where memory is kept: the kind of database, and its file.
+// database reads where memory is kept, the kind of database and its file, and gives
+// the file.
 func database(s string) (string, string) {
 	const scheme, expected = "bolt://", `"bolt://" and an absolute path such as "bolt:///var/lib/postern/memory.db"`
 	path, ok := strings.CutPrefix(s, scheme)
@@ -316,7 +337,7 @@ func database(s string) (string, string) {
 	if problem != "" {
 		return "", expected
 	}
-	return scheme + path, ""
+	return path, ""
 }
 
 // days reads a duration that is written in whole days, "30d".

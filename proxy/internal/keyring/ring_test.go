@@ -103,7 +103,7 @@ func TestAHandshakeSucceedsWithWhatTheRingChose(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if got := r.Verify("", shown, x509.ExtKeyUsageServerAuth, noon); !got.Verified {
+	if got, _ := r.Verify("", shown, x509.ExtKeyUsageServerAuth, noon); !got.Verified {
 		t.Errorf("%+v", got)
 	}
 }

@@ -19,9 +19,12 @@ const maxChain = 10
 // checks no name. Signatures by SHA-1 and MD5 never verify. A chain of which
 // nothing but the dates fail is CertExpired, be it past or not begun; any other
 // is CertNotTrusted. The detail quotes the peer.
-func (r *Ring) Verify(ca string, chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) enforce.ChainResult {
+//
+// Of a chain that verifies the one that was built is given, leaf to root: not all
+// that a peer shows belongs to it.
+func (r *Ring) Verify(ca string, chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (enforce.ChainResult, []*x509.Certificate) {
 	if len(chain) == 0 {
-		return enforce.ChainResult{Reason: enforce.CertNotTrusted, Detail: "no certificate shown"}
+		return enforce.ChainResult{Reason: enforce.CertNotTrusted, Detail: "no certificate shown"}, nil
 	}
 	chain = chain[:min(len(chain), maxChain)]
 	opts := x509.VerifyOptions{
@@ -33,14 +36,14 @@ func (r *Ring) Verify(ca string, chain []*x509.Certificate, usage x509.ExtKeyUsa
 	for _, c := range chain[1:] {
 		opts.Intermediates.AddCert(c)
 	}
-	_, err := chain[0].Verify(opts)
+	built, err := chain[0].Verify(opts)
 	if err == nil {
-		return enforce.ChainResult{Verified: true}
+		return enforce.ChainResult{Verified: true}, built[0]
 	}
 	if !mayBeDates(chain, err, now) || !verifiedOnce(chain, opts) {
-		return enforce.ChainResult{Reason: enforce.CertNotTrusted, Detail: untrusted(err)}
+		return enforce.ChainResult{Reason: enforce.CertNotTrusted, Detail: untrusted(err)}, nil
 	}
-	return enforce.ChainResult{Reason: enforce.CertExpired, Detail: dates(chain, now)}
+	return enforce.ChainResult{Reason: enforce.CertExpired, Detail: dates(chain, now)}, nil
 }
 
 // mayBeDates reports whether the dates of anything in the chain, or of a root,

@@ -81,7 +81,7 @@ func TestAChainVerifiesOrSaysWhatIsWrongWithIt(t *testing.T) {
 		{"the rule's roots are not everybody's", "", certs(partners), server, enforce.CertNotTrusted, ""},
 		{"roots that were not loaded", "/none.pem", certs(leaf), server, enforce.CertNotTrusted, ""},
 	} {
-		got := r.Verify(c.ca, c.chain, c.usage, noon)
+		got, _ := r.Verify(c.ca, c.chain, c.usage, noon)
 		if got.Verified != (c.want == "") || got.Reason != c.want || !strings.Contains(got.Detail, c.detail) {
 			t.Errorf("%s: %+v, want %q and %q", c.what, got, c.want, c.detail)
 		}
@@ -115,7 +115,7 @@ func FuzzNoChainVerifiesAgainstRootsThatSignedNothing(f *testing.F) {
 		if err != nil {
 			return
 		}
-		got := r.Verify("", chain, x509.ExtKeyUsageServerAuth, noon)
+		got, _ := r.Verify("", chain, x509.ExtKeyUsageServerAuth, noon)
 		if got.Verified || got.Reason != enforce.CertNotTrusted || got.Detail == "" {
 			t.Fatalf("%+v", got)
 		}

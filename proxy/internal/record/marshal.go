@@ -66,6 +66,10 @@ func (l Leg) marshal(o object, client bool) {
 		o.enc.AddBool("verified", l.Verified)
 		o.str("verify_error", l.VerifyError)
 	}
+	o.str("revocation", l.Revocation)
+	o.str("dane", l.DANE)
+	o.str("mta_sts", l.MTASTS)
+	o.str("stripped_by", l.StrippedBy)
 	o.str("failure", l.Failure)
 	if h := l.Hold; h != nil {
 		o.obj("hold", func(o object) {

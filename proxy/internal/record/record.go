@@ -75,6 +75,9 @@ type Leg struct {
 	Certificate                     *Certificate
 	Verified                        bool
 	VerifyError                     string        // why not
+	Revocation                      string        // "good", "revoked" or "unknown", where a rule asked
+	DANE, MTASTS                    string        // upstream leg: what the recipients' domains publish, and what it came to
+	StrippedBy                      string        // upstream leg: what took STARTTLS away, where it can be told
 	Failure                         string        // why State is failed
 	Hold                            *enforce.Hold // client leg: what it is held to
 }

@@ -182,6 +182,8 @@ func (s *Session) rcpt(cmd smtpwire.Command) {
 		return
 	}
 	rule := s.snap.Policy.EnvelopeRule(s.conn, &tx.sender, &recipient, time.Now())
+	s.consult(recipient, rule)
+	s.recollectDomain(recipient.Domain)
 	v := s.judge(enforce.AtRcpt, rule, false)
 	if s.speak(v) {
 		s.mu.Lock()

@@ -22,11 +22,27 @@ import (
 // 1.3, whatever the rule asks for, so that the record knows what it chose. What
 // its certificate is worth is judged afterwards, from the facts.
 func (s *Session) upstreamConfig(offer []uint16) *tls.Config {
-	sni := s.rule.ServerName
-	if sni == "" {
-		sni = s.name // as SNI only, never as the name to verify
-	}
+	sni := s.serverName()
 	s.rec.UpstreamTLS.SNI = sni
+	return s.offering(offer, sni)
+}
+
+// serverName is the name that the upstream is asked for by SNI: the rule's, else
+// that of the MX host where it is known, else the one that its banner gives. It is
+// never the name to verify.
+func (s *Session) serverName() string {
+	if s.rule.ServerName != "" {
+		return s.rule.ServerName
+	}
+	if s.snap.Partners != nil {
+		if host := s.snap.Partners.Host(s.conn.Upstream); host != "" {
+			return host
+		}
+	}
+	return s.name
+}
+
+func (s *Session) offering(offer []uint16, sni string) *tls.Config {
 	config := &tls.Config{
 		ServerName:         sni,
 		MinVersion:         s.snap.Policy.Floor(),
@@ -50,16 +66,21 @@ func (s *Session) upstreamConfig(offer []uint16) *tls.Config {
 
 // upstreamFacts enters what a handshake with the upstream yielded.
 func (s *Session) upstreamFacts(h *leg.Handshake, err error) {
+	s.facts.Upstream, s.shown = s.upstreamLeg(&s.rec.UpstreamTLS, h, err)
+}
+
+// upstreamLeg gives the facts of a handshake with the upstream and the
+// certificates that it showed, and enters them in rec.
+func (s *Session) upstreamLeg(rec *record.Leg, h *leg.Handshake, err error) (enforce.Leg, []*x509.Certificate) {
 	facts, chain := established(h), h.State.PeerCertificates
 	if err != nil {
 		facts = failed(h)
 		facts.Failure, facts.Detail = upstreamFailure(h, err)
 		chain = parse(h.Certificates)
 	}
-	rec := &s.rec.UpstreamTLS
-	s.certificate(&facts, rec, chain, x509.ExtKeyUsageServerAuth, s.rule.CA)
+	s.certificate(&facts, rec, evidence{chain, h.State.OCSPResponse, x509.ExtKeyUsageServerAuth}, s.rule.CA)
 	enter(rec, facts, err)
-	s.facts.Upstream = facts
+	return facts, chain
 }
 
 // clientFacts enters what a handshake with the client yielded.
@@ -75,7 +96,7 @@ func (s *Session) clientFacts(h *leg.Handshake, err error) {
 		facts = failed(h)
 		facts.Failure, facts.Detail = s.clientFailure(h, err)
 	}
-	s.certificate(&facts, rec, h.State.PeerCertificates, x509.ExtKeyUsageClientAuth, "")
+	s.certificate(&facts, rec, evidence{chain: h.State.PeerCertificates, usage: x509.ExtKeyUsageClientAuth}, "")
 	enter(rec, facts, err)
 	s.facts.Client = facts
 }
@@ -180,15 +201,22 @@ func enter(rec *record.Leg, facts enforce.Leg, err error) {
 	}
 }
 
+// evidence is what a peer showed for itself.
+type evidence struct {
+	chain   []*x509.Certificate // the leaf first
+	stapled []byte              // an OCSP answer
+	usage   x509.ExtKeyUsage
+}
+
 // certificate enters the certificate a peer showed, and what it is worth with
 // the roots called ca: always, whether or not a rule asks. A resumed session is
 // verified like a new one, from the chain that was kept with it.
-func (s *Session) certificate(facts *enforce.Leg, rec *record.Leg, chain []*x509.Certificate, usage x509.ExtKeyUsage, ca string) {
-	rec.Certificate, rec.Verified, rec.VerifyError = nil, false, ""
-	if len(chain) == 0 {
+func (s *Session) certificate(facts *enforce.Leg, rec *record.Leg, e evidence, ca string) {
+	rec.Certificate, rec.Verified, rec.VerifyError, rec.Revocation = nil, false, "", ""
+	if len(e.chain) == 0 {
 		return
 	}
-	leaf, now := chain[0], time.Now()
+	leaf := e.chain[0]
 	facts.Certificate = &enforce.Certificate{
 		DNSNames:   leaf.DNSNames,
 		SHA256:     sha256.Sum256(leaf.Raw),
@@ -196,15 +224,7 @@ func (s *Session) certificate(facts *enforce.Leg, rec *record.Leg, chain []*x509
 		NotBefore:  leaf.NotBefore,
 		NotAfter:   leaf.NotAfter,
 	}
-	known := make(map[string]enforce.ChainResult, 1)
-	facts.Chain = func(roots string) enforce.ChainResult {
-		result, ok := known[roots]
-		if !ok {
-			result = s.snap.Verify(roots, chain, usage, now)
-			known[roots] = result
-		}
-		return result
-	}
+	facts.Chain, facts.Revoked = s.worth(rec, e)
 	result := facts.Chain(ca)
 	if rec.Verified = result.Verified; !rec.Verified {
 		rec.VerifyError = quote(result.Detail)
@@ -219,6 +239,35 @@ func (s *Session) certificate(facts *enforce.Leg, rec *record.Leg, chain []*x509
 		NotAfter:   leaf.NotAfter,
 		Key:        keyOf(leaf),
 	}
+}
+
+// worth gives the two questions that rules have about a chain, as it stood at the
+// time of the handshake. A chain is built once for each of the roots.
+func (s *Session) worth(rec *record.Leg, e evidence) (chain func(string) enforce.ChainResult, revoked func(string, bool) enforce.RevocationResult) {
+	type verified struct {
+		enforce.ChainResult
+		built []*x509.Certificate
+	}
+	now, known := time.Now(), make(map[string]verified, 1)
+	look := func(roots string) verified {
+		v, ok := known[roots]
+		if !ok {
+			v.ChainResult, v.built = s.snap.Verify(roots, e.chain, e.usage, now)
+			known[roots] = v
+		}
+		return v
+	}
+	chain = func(roots string) enforce.ChainResult { return look(roots).ChainResult }
+	revoked = func(roots string, wait bool) (r enforce.RevocationResult) {
+		if v := look(roots); v.Verified && s.snap.Revoked != nil {
+			ctx, done := s.patience()
+			defer done()
+			r = s.snap.Revoked(ctx, v.built, e.stapled, wait)
+		}
+		rec.Revocation = r.State.String()
+		return r
+	}
+	return chain, revoked
 }
 
 // shown bounds the names of a certificate; some have hundreds.

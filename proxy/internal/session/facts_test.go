@@ -102,8 +102,8 @@ func manual(t *testing.T, rules []enforce.Rule, addresses ...string) (*peer, []*
 	}
 	snap := &Snapshot{Generation: 1, Policy: policy,
 		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return testCertificate("edge.example"), nil },
-		Verify: func(string, []*x509.Certificate, x509.ExtKeyUsage, time.Time) enforce.ChainResult {
-			return enforce.ChainResult{Verified: true}
+		Verify: func(string, []*x509.Certificate, x509.ExtKeyUsage, time.Time) (enforce.ChainResult, []*x509.Certificate) {
+			return enforce.ChainResult{Verified: true}, nil
 		},
 		Limits:   Limits{Recipients: 100, Line: 2048, ReplyLines: 64},
 		Timeouts: Timeouts{Connect: 5 * time.Second, Handshake: 5 * time.Second, Command: 5 * time.Second, Data: 5 * time.Second, Final: 5 * time.Second}}

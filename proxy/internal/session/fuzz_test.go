@@ -126,8 +126,8 @@ func (h *hostile) hold(t *testing.T, client, server []byte) []byte {
 		Policy:      policy,
 		Observe:     h.state.watch,
 		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return h.certificate, nil },
-		Verify: func(string, []*x509.Certificate, x509.ExtKeyUsage, time.Time) enforce.ChainResult {
-			return enforce.ChainResult{Verified: true}
+		Verify: func(string, []*x509.Certificate, x509.ExtKeyUsage, time.Time) (enforce.ChainResult, []*x509.Certificate) {
+			return enforce.ChainResult{Verified: true}, nil
 		},
 		Limits:   Limits{Recipients: 5, Line: 512, ReplyLines: 16},
 		Timeouts: Timeouts{Connect: time.Second, Handshake: time.Second, Command: time.Second, Data: time.Second, Final: time.Second},

@@ -65,11 +65,15 @@ func (s *Session) connect() bool {
 func (s *Session) choose(upstream netip.AddrPort) {
 	s.rec.Upstream.Address = upstream
 	s.conn = enforce.Connection{Client: s.rec.Client.Address.Addr(), Upstream: upstream.Addr()}
+	if s.snap.Partners != nil {
+		s.conn.MXOf = s.snap.Partners.MXOf(s.conn.Upstream)
+	}
 	now := time.Now()
 	s.rule = s.snap.Policy.ConnectionRule(s.conn, now)
 	s.holdFor = s.snap.Policy.HoldsFor(s.conn)
 	s.mayHold = s.snap.Holds != nil && s.snap.Policy.MayHold(s.conn, now)
 	s.rec.Rule = s.rule.Name
+	s.recollect()
 }
 
 func remote(c *leg.Conn) netip.AddrPort {
@@ -304,6 +308,7 @@ func (s *Session) tryTLS(name string) (ok, went bool) {
 		return true, true
 	case !s.caps.Has("STARTTLS"):
 		s.facts.Upstream = enforce.Leg{State: enforce.StateNone, Failure: enforce.StartTLSNotOffered, Detail: "STARTTLS is not offered"}
+		s.blameHand()
 		return true, true
 	}
 	if ok, went = s.secure(name, enforce.Offer(s.rule)); !ok {
@@ -335,6 +340,7 @@ func (s *Session) secure(name string, offer []uint16) (ok, went bool) {
 	if reply.Code != 220 {
 		s.facts.Upstream = enforce.Leg{State: enforce.StateFailed, Failure: enforce.StartTLSRefused,
 			Detail: "STARTTLS was answered " + strconv.Itoa(reply.Code)}
+		s.rec.UpstreamTLS.StrippedBy = "refused"
 		return true, true
 	}
 	secure, h, err := s.upstream.StartClient(s.upstreamConfig(offer), s.snap.Timeouts.Handshake)

@@ -104,8 +104,8 @@ func newConversation(t *testing.T, through bool, pieces []int) *conversation {
 	snap := &Snapshot{
 		Policy:      policy,
 		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return testCertificate("edge.example"), nil },
-		Verify: func(string, []*x509.Certificate, x509.ExtKeyUsage, time.Time) enforce.ChainResult {
-			return enforce.ChainResult{Verified: true}
+		Verify: func(string, []*x509.Certificate, x509.ExtKeyUsage, time.Time) (enforce.ChainResult, []*x509.Certificate) {
+			return enforce.ChainResult{Verified: true}, nil
 		},
 		Limits:   Limits{Recipients: 100, Line: 512, ReplyLines: 16},
 		Timeouts: Timeouts{Connect: limit, Handshake: limit, Command: limit, Data: limit, Final: limit}}

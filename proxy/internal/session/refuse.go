@@ -26,6 +26,9 @@ func (s *Session) judge(stage enforce.Stage, envelope *enforce.Rule, requireTLS 
 		Facts:      s.facts,
 		RequireTLS: requireTLS,
 		HoldFor:    s.holdFor,
+		Auto:       s.snap.Policy.Auto(s.conn),
+
+		LogDowngrade: s.snap.Policy.LogDowngrade(),
 	})
 	s.relearn(v)
 	s.mu.Lock()
@@ -137,7 +140,7 @@ func outcome(r *enforce.Rule, up enforce.Leg, reason enforce.Reason) string {
 	case r.TLS == enforce.Off:
 		level = "none"
 	case r.TLS == enforce.Forced:
-		level = [...]string{"encrypt", "verify", "secure", "fingerprint"}[min(r.Verify, enforce.VerifyFingerprint)]
+		level = [...]string{"encrypt", "verify", "secure", "fingerprint", "dane-only", "mta-sts"}[min(r.Verify, enforce.VerifyMTASTS)]
 	}
 	switch {
 	case up.State == enforce.StateUnknown:
@@ -148,13 +151,14 @@ func outcome(r *enforce.Rule, up enforce.Leg, reason enforce.Reason) string {
 		return level + ":" + strings.ReplaceAll(tls.VersionName(up.Version), "TLS ", "TLSv")
 	}
 	switch reason {
-	case enforce.StartTLSNotOffered, enforce.StartTLSRefused:
+	case enforce.StartTLSNotOffered, enforce.StartTLSRefused, enforce.StartTLSStripped:
 		return level + "!nostarttls"
 	case enforce.TLSVersionTooLow:
 		return level + "!version"
 	case enforce.TLSCipherNotAllowed, enforce.TLSNoForwardSecrecy:
 		return level + "!cipher"
-	case enforce.CertNotTrusted, enforce.CertExpired, enforce.CertNameMismatch, enforce.CertFingerprintMismatch:
+	case enforce.CertNotTrusted, enforce.CertExpired, enforce.CertNameMismatch, enforce.CertFingerprintMismatch,
+		enforce.CertRevoked, enforce.CertMissingRevocation:
 		return level + "!cert"
 	}
 	return level + "!handshake"

@@ -30,13 +30,23 @@ type Snapshot struct {
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// Named finds the certificate that a rule shows to the upstream.
 	Named func(name string) *tls.Certificate
-	// Verify builds a chain to the roots called ca; "" are those of [tls.trust].
-	Verify func(ca string, chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) enforce.ChainResult
+	// Mint makes one that is named as the upstream's; trusted says that that one
+	// verified, and nothing else may look to the client as if it did. nil: none is.
+	Mint func(like *x509.Certificate, trusted bool) (*tls.Certificate, error)
+	// Verify builds a chain to the roots called ca; "" are those of [tls.trust]. Of
+	// one that verifies it gives the chain that was built, too.
+	Verify func(ca string, chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (enforce.ChainResult, []*x509.Certificate)
+	// Revoked tells whether anything of a chain that was built was revoked, given
+	// the answer that was stapled to it. It takes no longer than the context, and
+	// without wait no time at all. nil: nobody asks.
+	Revoked func(ctx context.Context, built []*x509.Certificate, stapled []byte, wait bool) enforce.RevocationResult
 	// Resume gives the cache in which sessions to the upstream are kept under a
 	// key; nil: none is resumed.
 	Resume func(key string) tls.ClientSessionCache
 
-	Holds Holds // nil: no client is held
+	Holds    Holds    // nil: no client is held
+	Memory   Memory   // nil: nothing is remembered of destinations
+	Partners Partners // nil: what domains publish is not known
 
 	Extensions  map[string]bool // EHLO keywords let through besides those understood
 	BareNewline smtpwire.BareNewline
@@ -102,6 +112,8 @@ type Session struct {
 	meant     bool // the client itself meant the upstream's address
 	facts     enforce.Facts
 	legReason enforce.Reason        // why the upstream leg fell short of its connection rule
+	shown     []*x509.Certificate   // what the upstream showed
+	partner   partner               // what is known of the recipients' domains
 	caps      smtpwire.Capabilities // of the upstream, less what is never let through
 	name      string                // the upstream's own, by its banner; "" when that is no name
 	helo      string                // under which the upstream was last greeted
@@ -161,6 +173,7 @@ func (s *Session) Run() {
 func (s *Session) finish() {
 	s.cancel()
 	s.closeUpstream()
+	s.memorize()
 	s.client.Flush()
 	s.writeRecord() // before waiting for the client to take its last reply
 	s.client.Linger()

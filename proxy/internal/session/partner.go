@@ -1,0 +1,132 @@
+package session
+
+import (
+	"context"
+	"crypto/x509"
+	"net/netip"
+	"time"
+
+	"postern/enforce"
+)
+
+// A Partners tells what is known of the domains that mail goes to. Whatever it has
+// to ask for it keeps, for this session and for others.
+type Partners interface {
+	// MXOf gives those of the domains named in to_mx_of of which the address is
+	// one of an MX host. It never waits.
+	MXOf(netip.Addr) []string
+	// Host is the name of the MX host at an address, "" where none is known. It
+	// never waits.
+	Host(netip.Addr) string
+	// Published holds what domain publishes against a server. It takes no longer
+	// than the context.
+	Published(ctx context.Context, domain string, parts enforce.Auto, up Server) Finding
+}
+
+// A Server is who a session talks to, and what it showed.
+type Server struct {
+	Address netip.Addr
+	Chain   []*x509.Certificate // the leaf first; empty without TLS
+	Names   []string            // of the leaf, type dNSName
+}
+
+// A Finding is what a domain publishes, and the names of the hosts that it would
+// have its mail given to: of those with the server's address if there are any.
+type Finding struct {
+	enforce.Published
+	Hosts []string
+}
+
+// A partner is what a session knows of its recipients' domains.
+type partner struct {
+	known map[query]Finding // with the present upstream leg
+	spent time.Duration     // waiting for others than the peers
+	// proven: a domain, or a rule, has vouched for the upstream's certificate.
+	proven   bool
+	replaced bool // the upstream leg was replaced for another name
+}
+
+// A query is a domain and what is asked of it.
+type query struct {
+	domain string
+	parts  enforce.Auto
+}
+
+// How long a session waits for what neither peer has a part in: for one answer,
+// and for all of them. What takes longer is there for the next one.
+const (
+	patience    = 10 * time.Second
+	allPatience = time.Minute
+	noPatience  = 100 * time.Millisecond
+)
+
+// patience is the context of one such wait.
+func (s *Session) patience() (context.Context, func()) {
+	left := max(noPatience, min(patience, allPatience-s.partner.spent))
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(s.ctx, left)
+	return ctx, func() {
+		cancel()
+		s.partner.spent += time.Since(began)
+	}
+}
+
+// consult adds what is known of a recipient's domain to the facts, and gives the
+// hosts that the domain would have its mail given to.
+func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule) []string {
+	s.facts.Published = nil
+	parts := enforce.AsksPublished(s.snap.Policy.Auto(s.conn), s.rule, rule)
+	if s.snap.Partners == nil || !parts.Any() {
+		return nil
+	}
+	if recipient.Domain == "" {
+		s.facts.Published = &enforce.Published{MX: enforce.MXNone, Detail: "it has no domain"}
+		return nil
+	}
+	q := query{recipient.Domain, parts}
+	found, ok := s.partner.known[q]
+	if !ok {
+		s.flushBoth() // what stands before it need not wait for it
+		ctx, done := s.patience()
+		defer done()
+		up := Server{Address: s.conn.Upstream, Chain: s.shown}
+		if s.facts.Upstream.State == enforce.StateOK && s.facts.Upstream.Certificate != nil {
+			up.Names = s.facts.Upstream.Certificate.DNSNames
+		} else {
+			up.Chain = nil
+		}
+		found = s.snap.Partners.Published(ctx, q.domain, q.parts, up)
+		if s.partner.known == nil {
+			s.partner.known = map[query]Finding{}
+		}
+		if len(s.partner.known) < maxKnown {
+			s.partner.known[q] = found
+		}
+	}
+	s.facts.Published = &found.Published
+	s.notePublished(found.Published)
+	return found.Hosts
+}
+
+// maxKnown bounds how many domains a session keeps answers for; of more it asks
+// again.
+const maxKnown = 1000
+
+// notePublished enters the strictest of what domains published in the record.
+func (s *Session) notePublished(p enforce.Published) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec := &s.rec.UpstreamTLS
+	if word := p.DANE.State.String(); rec.DANE == "" || p.DANE.State > enforce.DANEUnusable && p.DANE.State != enforce.DANEMatches {
+		rec.DANE = word
+	}
+	if word := p.MTASTS.State.String(); rec.MTASTS == "" || rec.MTASTS == enforce.MTASTSNone.String() {
+		rec.MTASTS = word
+	}
+	chain := s.facts.Upstream.Chain
+	if p.DANE.State == enforce.DANEMatches ||
+		(p.MTASTS.State == enforce.MTASTSEnforce || p.MTASTS.State == enforce.MTASTSTesting) && p.MTASTS.MXMatches &&
+			p.MTASTS.CertificateMatches && chain != nil && chain("").Verified {
+		s.partner.proven = true
+	}
+}
