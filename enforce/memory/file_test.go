@@ -486,6 +486,34 @@ func TestAPanicAndAPageThatIsGoneAreDamage(t *testing.T) {
 	}
 }
 
+func TestWhatBboltWritesPasses(t *testing.T) {
+	path := written(t, 0)
+	random := rand.New(rand.NewPCG(1, 1))
+	for round := range 300 {
+		edit(t, path, func(tx *bbolt.Tx) error {
+			var b batch
+			b.whole = round%100 == 99
+			for range random.IntN(200) {
+				k := []byte(fmt.Sprintf("%x.example", random.IntN(2000)))
+				c := change{k, make([]byte, random.IntN(900))}
+				if random.IntN(5) < 3 && round > 50 {
+					c.value = nil
+				}
+				b.changes = append(b.changes, c)
+			}
+			return put(tx, destinationsBucket, b)
+		})
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := printOf(f)
+		if err := errors.Join(err, checkPages(f, p.size), f.Close()); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+}
+
 func FuzzRecords(f *testing.F) {
 	s := seen{missed: 3, lastMissed: 77, sightings: []sighting{{spki: [32]byte{1}, issuer: "CN=R11", first: 1, last: 2, counted: 2, occasions: 2, count: 9, version: 0x304, verified: true},
 		{spki: [32]byte{2}, first: -1, version: 0x303}}}
@@ -521,21 +549,26 @@ func FuzzRecords(f *testing.F) {
 
 // Pages that the check lets pass are pages that bbolt reads, and writes, to its
 // end. What it panics over would be an ErrDamaged; what it never ends with, the
-// fuzzer's.
+// fuzzer's. The input is four octets a change: page, offset and what is there.
 func FuzzPages(f *testing.F) {
-	small, err := os.ReadFile(written(f, 3))
+	whole, err := os.ReadFile(written(f, 60))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(small, uint32(0), []byte{})
-	f.Add(small, uint32(2*pageSize), []byte{3, 0})
+	f.Add([]byte{0, 0, 0, 0})
+	for page := range byte(min(16, len(whole)/pageSize)) { // the page as its own child, its count, and where the first key is
+		f.Add([]byte{page, 0, 8, flagBranch, page, 0, 10, 1, page, 0, 24, page})
+		f.Add([]byte{page, 0, 11, 255})
+		f.Add([]byte{page, 0, 20, 255, page, 0, 21, 255, page, 0, 24, 1})
+	}
 	dir := f.TempDir()
-	f.Fuzz(func(t *testing.T, content []byte, at uint32, over []byte) {
-		if len(content) > 1<<20 {
-			return
-		}
-		if int(at) < len(content) {
-			copy(content[at:], over)
+	f.Fuzz(func(t *testing.T, changes []byte) {
+		content := append([]byte{}, whole...)
+		for ; len(changes) >= 4; changes = changes[4:] {
+			at := int(changes[0])*pageSize + int(binary.BigEndian.Uint16(changes[1:]))%pageSize
+			if at < len(content) {
+				content[at] = changes[3]
+			}
 		}
 		path := filepath.Join(dir, "memory.db")
 		if err := os.WriteFile(path, content, 0o600); err != nil {

@@ -181,14 +181,23 @@ func header(b []byte) (flags, count uint16) {
 	return binary.NativeEndian.Uint16(b[8:]), binary.NativeEndian.Uint16(b[10:])
 }
 
-// A span is a page and the keys that may be below it: from min on, before max.
+// A span is a page and the keys that may be below it: min first, and none from max
+// on. bbolt finds the entry of a page that it has changed by the first key there;
+// where that is another, it makes a second.
 type span struct {
 	page     uint64
 	min, max []byte // nil: no limit
 }
 
-func (s span) has(key []byte) bool {
-	return len(key) > 0 && bytes.Compare(key, s.min) >= 0 && (s.max == nil || bytes.Compare(key, s.max) < 0)
+// has reports whether key may come behind last, which is nil before the first.
+func (s span) has(key, last []byte) bool {
+	switch {
+	case len(key) == 0 || s.max != nil && bytes.Compare(key, s.max) >= 0:
+		return false
+	case last == nil:
+		return s.min == nil || bytes.Equal(key, s.min)
+	}
+	return bytes.Compare(last, key) < 0
 }
 
 // node checks a page of a tree and all below it. Only the outermost tree has
@@ -220,7 +229,7 @@ func (c *checker) branch(b []byte, s span, depth int, buckets bool) error {
 			return c.bad(s.page, "is too full")
 		}
 		key, ok := part(b, at, binary.NativeEndian.Uint32(b[at:]), binary.NativeEndian.Uint32(b[at+4:]))
-		if !ok || !s.has(key) || i > 0 && bytes.Compare(last, key) >= 0 {
+		if !ok || !s.has(key, last) {
 			return c.bad(s.page, "is out of order")
 		}
 		below[i] = span{page: binary.NativeEndian.Uint64(b[at+8:]), min: key, max: s.max}
@@ -251,7 +260,7 @@ func (c *checker) leaf(b []byte, s span, buckets bool) error {
 		u32 := func(off int) uint32 { return binary.NativeEndian.Uint32(b[at+off:]) }
 		key, ok := part(b, at, u32(4), u32(8))
 		value, whole := part(b, at, u32(4)+u32(8), u32(12)) // both below 2^31, or the key is not there
-		if !ok || !whole || !s.has(key) || i > 0 && bytes.Compare(last, key) >= 0 {
+		if !ok || !whole || !s.has(key, last) {
 			return c.bad(s.page, "is out of order")
 		}
 		last = key

@@ -32,10 +32,13 @@ type Observation struct {
 	SPKI    [32]byte   // SHA-256 of the SubjectPublicKeyInfo; zero: no certificate, and nothing is learnt
 
 	// Verified: the chain led to a trusted root or a DANE record, and the
-	// certificate was for a name that this destination, and every domain told with
-	// it, had to have. A chain that verifies for whatever name is not enough:
-	// anyone can get that.
+	// certificate was for a name that this destination had to have. A chain that
+	// verifies for whatever name is not enough: anyone can get that.
 	Verified bool
+	// VerifiedDomains: it was verified for each of the domains told with it, by what
+	// they publish or by a rule for them. That it was for a name of the destination's
+	// is not enough: the client chose to whom it named the domains.
+	VerifiedDomains bool
 
 	At time.Time
 }

@@ -86,9 +86,8 @@ func (s *Store) Remember(d time.Duration) { s.remember.Store(int64(d / time.Seco
 // an entry; it binds at once when the session verified, and otherwise when the
 // same key was seen repeatedly (Occasions, Apart, Spread).
 //
-// A client chooses whom it names a domain to. So of domains what did not verify is
-// learnt for that client alone, and a session is Verified for all its domains or
-// for none.
+// A client chooses whom it names a domain to. So of domains, what was not verified
+// for them is learnt for that client alone.
 func (s *Store) Learn(addr netip.AddrPort, domains []string, o Observation) {
 	if o.SPKI == ([32]byte{}) || !addr.IsValid() {
 		return
@@ -96,7 +95,7 @@ func (s *Store) Learn(addr netip.AddrPort, domains []string, o Observation) {
 	remember := s.remember.Load()
 	s.destinations.learn(destination(addr), &o, remember)
 	client := netip.Prefix{}
-	if !o.Verified {
+	if o.Verified = o.VerifiedDomains; !o.Verified {
 		if client = clientOf(o.Client); !client.IsValid() {
 			return
 		}

@@ -30,7 +30,7 @@ func store(t testing.TB, entries int) *Store {
 
 // tls13 is a session at a time with a key.
 func tls13(key byte, verified bool, at time.Time) Observation {
-	return Observation{Client: client, Version: tls.VersionTLS13, Issuer: "CN=R11", SPKI: [32]byte{key}, Verified: verified, At: at}
+	return Observation{Client: client, Version: tls.VersionTLS13, Issuer: "CN=R11", SPKI: [32]byte{key}, Verified: verified, VerifiedDomains: verified, At: at}
 }
 
 func tls12(key byte, verified bool, at time.Time) Observation {
@@ -102,6 +102,12 @@ func TestWhatDidNotVerifyOfADomainBindsNobodyButWhoSawIt(t *testing.T) {
 	}
 	if _, ok := s.RecallDomain("victim.example", other, noon.Add(day)); ok {
 		t.Error("a client had a domain bind another client")
+	}
+	o := tls13(1, true, noon)
+	o.VerifiedDomains = false // it is a name of the server's own
+	s.Learn(server, []string{"victim2.example"}, o)
+	if _, ok := s.RecallDomain("victim2.example", other, noon); ok {
+		t.Error("a client had a domain bind all, to whom it chose")
 	}
 	s.Learn(server, []string{"partner.example"}, tls13(1, true, noon))
 	if _, ok := s.RecallDomain("partner.example", other, noon); !ok {
