@@ -109,6 +109,8 @@ func TestARestartForgetsNothing(t *testing.T) {
 	c := from("10.1.0.9", "203.0.113.7")
 	before.Begin(c, tls.VersionTLS10, now)
 	before.Refused(c, day, true, now)
+	once := from("10.1.0.11", "203.0.113.7")
+	before.Begin(once, tls.VersionTLS11, now)
 	cleared := from("10.1.0.10", "203.0.113.7")
 	before.Begin(cleared, tls.VersionTLS10, now)
 	before.Clear(cleared)
@@ -138,6 +140,9 @@ func TestARestartForgetsNothing(t *testing.T) {
 	if got, want := after.Find(c, day, now), before.Find(c, day, now); got == nil || got.Offered != want.Offered || got.Refused != 1 ||
 		!got.Since.Equal(want.Since) || !got.Until.Equal(want.Until) {
 		t.Errorf("%+v, was %+v", got, want)
+	}
+	if got := after.Find(once, day, now); got == nil || got.Offered != tls.VersionTLS11 {
+		t.Errorf("%+v", got)
 	}
 	if after.Find(cleared, day, now) != nil {
 		t.Error("a hold that was cleared is there again")
@@ -429,7 +434,10 @@ func TestADamagedFileIsFoundOrHarmless(t *testing.T) {
 		}
 		for _, room := range s.destinations.rooms {
 			for e := room.all.Front(); e != nil; e = e.Next() {
-				if s := e.Value.(*entry[netip.AddrPort]).sightings; len(s) != 1 || s[0].issuer != "CN=R11" || !s[0].verified {
+				e := e.Value.(*entry[netip.AddrPort])
+				addr := e.key.Addr().As4()
+				want := [32]byte{byte(int(addr[2])<<8|int(addr[3])) + 1, 1}
+				if s := e.sightings; len(s) != 1 || s[0].issuer != "CN=R11" || !s[0].verified || s[0].spki != want {
 					t.Errorf("%s: became %+v", what, s)
 				}
 			}

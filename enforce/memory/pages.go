@@ -251,6 +251,9 @@ func (c *checker) branch(b []byte, s span, depth int, buckets bool) error {
 
 func (c *checker) leaf(b []byte, s span, buckets bool) error {
 	_, count := header(b)
+	if count == 0 && s.min != nil {
+		return c.bad(s.page, "is empty") // below another; a whole tree may be
+	}
 	var last []byte
 	for i := range int(count) {
 		at := pageHeader + i*leafElement
