@@ -21,7 +21,7 @@ const (
 type Options struct {
 	Path     string        // of the file; "" remembers in this process alone
 	Remember time.Duration // how long after the last session with TLS; at least a second
-	Entries  int           // destinations, and as many domains; 0 is DefaultEntries
+	Entries  int           // destinations, and as many domains, half of them verified; 0 is DefaultEntries
 
 	// Report is told what is wrong with the file, once until that changes. It is
 	// called by Open and by a goroutine of the Store's, and must not call the Store.
