@@ -1,6 +1,11 @@
 package smtpwire
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+	"strconv"
+	"strings"
+)
 
 // A Capability is one line of an EHLO reply behind the first: a keyword of a
 // service extension and its parameters (RFC 5321 §4.1.1.1).
@@ -42,6 +47,32 @@ func (c Capabilities) Has(keyword string) bool {
 		}
 	}
 	return false
+}
+
+// Covers reports whether c keeps all that was promised by had, of the same keyword:
+// a SIZE that is no smaller (RFC 1870 §3), every mechanism of AUTH (RFC 4954 §3)
+// and every parameter of any other.
+func (c Capability) Covers(had Capability) bool {
+	if c.Keyword == "SIZE" {
+		is, was := sizeLimit(c.Params), sizeLimit(had.Params)
+		return is == 0 || was > 0 && is >= was
+	}
+	have := strings.Fields(strings.ToUpper(c.Params))
+	for _, p := range strings.Fields(strings.ToUpper(had.Params)) {
+		if !slices.Contains(have, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// sizeLimit is the limit that a SIZE names, 0 for none.
+func sizeLimit(params string) uint64 {
+	n, err := strconv.ParseUint(strings.TrimSpace(params), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // Filter returns the capabilities that keep holds for.

@@ -19,8 +19,9 @@ var mayImport = map[string][]string{
 	"smtpwire/tlshello": {"golang.org/x/crypto"},
 	"smtpwire/wiretest": {"smtpwire"},
 
-	"enforce":        {},
-	"enforce/memory": {"enforce", "go.etcd.io/bbolt"},
+	"enforce":          {},
+	"enforce/memory":   {"enforce", "go.etcd.io/bbolt"},
+	"enforce/resolver": {"github.com/miekg/dns", "golang.org/x/sync"},
 
 	"proxy": {"enforce", "enforce/memory", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
 		"proxy/internal/session", "go.uber.org/zap"},

@@ -28,7 +28,7 @@ func (s *Session) offered() smtpwire.Capabilities {
 // upstream leg is in clear it is not, or a client that insists on TLS would be
 // told yes while its mail leaves in clear.
 func (s *Session) offersStartTLS() bool {
-	return s.snap.Certificate != nil && s.facts.Client.State == enforce.StateNone &&
+	return (s.snap.Certificate != nil || s.mints()) && s.facts.Client.State == enforce.StateNone &&
 		(s.facts.Upstream.State == enforce.StateOK || s.rule.ClientStartTLS == enforce.Always)
 }
 

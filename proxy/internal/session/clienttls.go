@@ -106,7 +106,7 @@ func (s *Session) clientConfig() *tls.Config {
 	config := &tls.Config{
 		MinVersion:             s.snap.Policy.Floor(),
 		CipherSuites:           enforce.Offered(),
-		GetCertificate:         s.snap.Certificate,
+		GetCertificate:         s.certificateForClient(),
 		SessionTicketsDisabled: true,
 	}
 	if s.snap.Policy.RequestsClientCertificate(s.conn, time.Now()) {
@@ -118,6 +118,31 @@ func (s *Session) clientConfig() *tls.Config {
 	return config
 }
 
+// certificateForClient chooses what is shown to the client: one that is minted in
+// the upstream's name, where there is an authority and the upstream has shown one,
+// else of those that are configured. What the client asks for by SNI has no say in
+// the first. One that did not verify, or of which it is not known whether it was
+// revoked, is never made to look as if it did.
+func (s *Session) certificateForClient() func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if !s.mints() {
+		return s.snap.Certificate
+	}
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		up := s.facts.Upstream
+		trusted := up.Chain("").Verified
+		if trusted && s.snap.Revoked != nil {
+			trusted = up.Revoked("", true).State == enforce.RevocationGood
+		}
+		s.minted = true
+		return s.snap.Mint(s.shown[0], trusted)
+	}
+}
+
+// mints reports whether the client is shown a certificate in the upstream's name.
+func (s *Session) mints() bool {
+	return s.snap.Mint != nil && s.facts.Upstream.State == enforce.StateOK && len(s.shown) > 0
+}
+
 // declineWhatWouldFail gives up a handshake that could not succeed before a word
 // of it is answered, so that the client can have it with the upstream itself:
 // observing must not take away what worked without Postern.
@@ -125,7 +150,7 @@ func (s *Session) declineWhatWouldFail(hello *tls.ClientHelloInfo) (*tls.Config,
 	if len(hello.SupportedVersions) == 0 || slices.Max(hello.SupportedVersions) < s.snap.Policy.Floor() {
 		return nil, leg.Decline(hello)
 	}
-	certificate, err := s.snap.Certificate(hello)
+	certificate, err := s.certificateForClient()(hello)
 	if err != nil || hello.SupportsCertificate(certificate) != nil {
 		return nil, leg.Decline(hello)
 	}

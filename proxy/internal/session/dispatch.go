@@ -252,6 +252,7 @@ func (s *Session) auth(cmd smtpwire.Command) bool {
 		s.upstream.Flush()
 		reply, ok = s.await(e)
 	}
+	s.authenticated = s.authenticated || ok && reply.Positive()
 	return ok
 }
 

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,12 +17,13 @@ import (
 // fields are guarded by replies.mu, since the replies are what moves it.
 type transaction struct {
 	sender   enforce.Address
-	answered bool // the upstream has replied to MAIL
-	refused  bool // and refused it
-	rcpts    int  // RCPTs, whatever became of them
-	live     int  // recipients sent upstream that were accepted or not yet answered
-	chunked  bool // BDAT has begun
-	behind   bool // its MAIL went up while it was open whether the envelope before it was gone
+	line     []byte // the MAIL, as it went up
+	answered bool   // the upstream has replied to MAIL
+	refused  bool   // and refused it
+	rcpts    int    // RCPTs, whatever became of them
+	live     int    // recipients sent upstream that were accepted or not yet answered
+	chunked  bool   // BDAT has begun
+	behind   bool   // its MAIL went up while it was open whether the envelope before it was gone
 	rec      *record.Transaction
 }
 
@@ -133,7 +135,7 @@ func (s *Session) mail(cmd smtpwire.Command) {
 		s.say(s.refusal(v.Reason.Codes(v.Action), v.Reason, v.Detail))
 		return
 	}
-	tx := &transaction{sender: sender, rec: rec}
+	tx := &transaction{sender: sender, line: slices.Clone(cmd.Line), rec: rec}
 	tx.behind = s.owing()
 	s.begin(tx, false)
 	s.forward(cmd.Line, &expected{kind: mail, tx: tx})
@@ -182,9 +184,14 @@ func (s *Session) rcpt(cmd smtpwire.Command) {
 		return
 	}
 	rule := s.snap.Policy.EnvelopeRule(s.conn, &tx.sender, &recipient, time.Now())
-	s.consult(recipient, rule)
+	q := recipientQuestion{recipient: recipient, rule: rule, hosts: s.consult(recipient, rule)}
 	s.recollectDomain(recipient.Domain)
-	v := s.judge(enforce.AtRcpt, rule, false)
+	v := s.decide(enforce.AtRcpt, rule, false)
+	if s.speak(v) {
+		v = s.retry(v, tx, q)
+	}
+	s.relearn(v)
+	s.pronounce(enforce.AtRcpt, v)
 	if s.speak(v) {
 		s.mu.Lock()
 		tx.rec.Refuse(record.Refused{Domain: shown, Rule: v.Rule, Reason: v.Reason})

@@ -224,7 +224,7 @@ func (s *Session) certificate(facts *enforce.Leg, rec *record.Leg, e evidence, c
 		NotBefore:  leaf.NotBefore,
 		NotAfter:   leaf.NotAfter,
 	}
-	facts.Chain, facts.Revoked = s.worth(rec, e)
+	facts.Chain, facts.Revoked = s.worth(e)
 	result := facts.Chain(ca)
 	if rec.Verified = result.Verified; !rec.Verified {
 		rec.VerifyError = quote(result.Detail)
@@ -243,7 +243,7 @@ func (s *Session) certificate(facts *enforce.Leg, rec *record.Leg, e evidence, c
 
 // worth gives the two questions that rules have about a chain, as it stood at the
 // time of the handshake. A chain is built once for each of the roots.
-func (s *Session) worth(rec *record.Leg, e evidence) (chain func(string) enforce.ChainResult, revoked func(string, bool) enforce.RevocationResult) {
+func (s *Session) worth(e evidence) (chain func(string) enforce.ChainResult, revoked func(string, bool) enforce.RevocationResult) {
 	type verified struct {
 		enforce.ChainResult
 		built []*x509.Certificate
@@ -263,6 +263,10 @@ func (s *Session) worth(rec *record.Leg, e evidence) (chain func(string) enforce
 			ctx, done := s.patience()
 			defer done()
 			r = s.snap.Revoked(ctx, v.built, e.stapled, wait)
+		}
+		rec := &s.rec.UpstreamTLS
+		if e.usage == x509.ExtKeyUsageClientAuth {
+			rec = &s.rec.ClientTLS
 		}
 		rec.Revocation = r.State.String()
 		return r

@@ -21,13 +21,15 @@ type Partners interface {
 	// Published holds what domain publishes against a server. It takes no longer
 	// than the context.
 	Published(ctx context.Context, domain string, parts enforce.Auto, up Server) Finding
+	// Hosts gives the MX hosts of domain, of those at the address if there are any.
+	// It takes no longer than the context.
+	Hosts(ctx context.Context, domain string, at netip.Addr) []string
 }
 
 // A Server is who a session talks to, and what it showed.
 type Server struct {
-	Address netip.Addr
+	Address netip.AddrPort
 	Chain   []*x509.Certificate // the leaf first; empty without TLS
-	Names   []string            // of the leaf, type dNSName
 }
 
 // A Finding is what a domain publishes, and the names of the hosts that it would
@@ -41,8 +43,9 @@ type Finding struct {
 type partner struct {
 	known map[query]Finding // with the present upstream leg
 	spent time.Duration     // waiting for others than the peers
-	// proven: a domain, or a rule, has vouched for the upstream's certificate.
-	proven   bool
+	// proven are the domains whose publications vouch for the present upstream's
+	// certificate.
+	proven   map[string]bool
 	replaced bool // the upstream leg was replaced for another name
 }
 
@@ -89,11 +92,9 @@ func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule) []strin
 		s.flushBoth() // what stands before it need not wait for it
 		ctx, done := s.patience()
 		defer done()
-		up := Server{Address: s.conn.Upstream, Chain: s.shown}
-		if s.facts.Upstream.State == enforce.StateOK && s.facts.Upstream.Certificate != nil {
-			up.Names = s.facts.Upstream.Certificate.DNSNames
-		} else {
-			up.Chain = nil
+		up := Server{Address: s.rec.Upstream.Address}
+		if s.facts.Upstream.State == enforce.StateOK {
+			up.Chain = s.shown
 		}
 		found = s.snap.Partners.Published(ctx, q.domain, q.parts, up)
 		if s.partner.known == nil {
@@ -127,6 +128,11 @@ func (s *Session) notePublished(p enforce.Published) {
 	if p.DANE.State == enforce.DANEMatches ||
 		(p.MTASTS.State == enforce.MTASTSEnforce || p.MTASTS.State == enforce.MTASTSTesting) && p.MTASTS.MXMatches &&
 			p.MTASTS.CertificateMatches && chain != nil && chain("").Verified {
-		s.partner.proven = true
+		if s.partner.proven == nil {
+			s.partner.proven = map[string]bool{}
+		}
+		if len(s.partner.proven) < maxKnown {
+			s.partner.proven[p.Domain] = true
+		}
 	}
 }

@@ -18,8 +18,14 @@ func (s *Session) pump() {
 	defer s.crashed()
 	for {
 		s.mu.Lock()
-		s.upstream.SetReplyDeadline(s.deadline())
+		halted := s.halted
+		if !halted {
+			s.upstream.SetReplyDeadline(s.deadline())
+		}
 		s.mu.Unlock()
+		if halted {
+			return
+		}
 		reply, err := s.upstream.ReadReply(s.snap.Limits.ReplyLines)
 		switch {
 		case err == nil:

@@ -17,7 +17,23 @@ func (s *Session) judge(stage enforce.Stage, envelope *enforce.Rule, requireTLS 
 	if stage == enforce.AtMail { // each RCPT goes by what was known then
 		s.recall()
 	}
-	v := enforce.Decide(enforce.Question{
+	v := s.decide(stage, envelope, requireTLS)
+	s.relearn(v)
+	s.pronounce(stage, v)
+	return v
+}
+
+// pronounce enters a verdict in the record.
+func (s *Session) pronounce(stage enforce.Stage, v enforce.Verdict) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stage = stage
+	s.enter(stage, v)
+}
+
+// decide asks for a verdict and leaves it at that.
+func (s *Session) decide(stage enforce.Stage, envelope *enforce.Rule, requireTLS bool) enforce.Verdict {
+	return enforce.Decide(enforce.Question{
 		Stage:      stage,
 		Connection: s.conn,
 		Floor:      s.snap.Policy.Floor(),
@@ -30,12 +46,6 @@ func (s *Session) judge(stage enforce.Stage, envelope *enforce.Rule, requireTLS 
 
 		LogDowngrade: s.snap.Policy.LogDowngrade(),
 	})
-	s.relearn(v)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stage = stage
-	s.enter(stage, v)
-	return v
 }
 
 // enter puts a verdict into the record: the first refusal stays, and before it

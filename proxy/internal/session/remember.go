@@ -2,6 +2,7 @@ package session
 
 import (
 	"net/netip"
+	"slices"
 
 	"postern/enforce"
 	"postern/proxy/internal/record"
@@ -11,13 +12,18 @@ import (
 // A Memory knows what destinations and domains could do in earlier sessions. None
 // of its methods waits.
 type Memory interface {
-	Recall(netip.AddrPort) *enforce.Remembered // nil: nothing that could be relied on
-	RecallDomain(string) *enforce.Remembered
+	// Recall gives what is known of a destination, nil where nothing is that could
+	// be relied on.
+	Recall(netip.AddrPort) *enforce.Remembered
+	// RecallDomain gives what is known of a domain, from sessions that verified or
+	// from those of the same client.
+	RecallDomain(domain string, client netip.Addr) *enforce.Remembered
 	Learn(Observation)
 }
 
 // An Observation is what a session saw of its upstream.
 type Observation struct {
+	Client  netip.Addr
 	Address netip.AddrPort
 	Domains []string // of recipients that it accepted; none where it is a smart host
 	TLS     bool     // the leg had TLS above the floor
@@ -27,6 +33,8 @@ type Observation struct {
 	// Verified: somebody other than the server itself vouched for its certificate
 	// under this name: a rule, or the recipient's domain, or DNS and a known root.
 	Verified bool
+	// VerifiedDomains: each of Domains did, by what it publishes.
+	VerifiedDomains bool
 }
 
 // recollect adds what is remembered of the destination to the facts, and says what
@@ -57,7 +65,7 @@ func (s *Session) recollectDomain(domain string) {
 	}
 	s.facts.Remembered = nil
 	if s.snap.Memory != nil && domain != "" && s.facts.Upstream.State == enforce.StateNone && !s.snap.Policy.Relay(s.conn) {
-		s.facts.Remembered = s.snap.Memory.RecallDomain(domain)
+		s.facts.Remembered = s.snap.Memory.RecallDomain(domain, s.conn.Client)
 	}
 }
 
@@ -68,7 +76,7 @@ func (s *Session) memorize() {
 		up.State == enforce.StateOK && s.legReason != "" {
 		return // what fell short of its rule is nothing to go by later
 	}
-	o := Observation{Address: s.rec.Upstream.Address}
+	o := Observation{Client: s.conn.Client, Address: s.rec.Upstream.Address}
 	if up.State == enforce.StateOK && up.Version >= s.snap.Policy.Floor() {
 		o.TLS, o.Version, o.Verified = true, up.Version, s.vouchedFor()
 		if c := s.rec.UpstreamTLS.Certificate; c != nil {
@@ -77,6 +85,7 @@ func (s *Session) memorize() {
 	}
 	if !s.snap.Policy.Relay(s.conn) {
 		o.Domains = acceptedDomains(s.rec.Transactions)
+		o.VerifiedDomains = o.TLS && !slices.ContainsFunc(o.Domains, func(d string) bool { return !s.partner.proven[d] })
 	}
 	s.snap.Memory.Learn(o)
 }
@@ -85,7 +94,7 @@ func (s *Session) memorize() {
 // is, and not just for whom it says it is.
 func (s *Session) vouchedFor() bool {
 	up, r := s.facts.Upstream, s.rule
-	if s.partner.proven {
+	if len(s.partner.proven) > 0 {
 		return true
 	}
 	if up.Certificate == nil || s.legReason != "" {

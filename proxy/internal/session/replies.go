@@ -53,6 +53,7 @@ type replies struct {
 	over      bool        // nothing more will come from the upstream
 	told      bool        // nothing more may be said to the client
 	inContent bool        // message content is going up
+	halted    bool        // the pump is to stop, and the session to go on
 	pumpDone  chan struct{}
 	dead      chan struct{} // closed with over
 }

@@ -99,6 +99,7 @@ type Session struct {
 	// ctl guards the legs, which Drain and Abort reach for from outside.
 	ctl              sync.Mutex
 	client, upstream *leg.Conn
+	spare            *leg.Conn // a connection that may become the upstream leg
 	draining         atomic.Bool
 	aborted          atomic.Bool
 	abortOwed        bool // Abort was asked for; guarded by ctl, as is the next
@@ -111,13 +112,16 @@ type Session struct {
 	holdFor   bool // hold_for contains it
 	meant     bool // the client itself meant the upstream's address
 	facts     enforce.Facts
-	legReason enforce.Reason        // why the upstream leg fell short of its connection rule
-	shown     []*x509.Certificate   // what the upstream showed
-	partner   partner               // what is known of the recipients' domains
-	caps      smtpwire.Capabilities // of the upstream, less what is never let through
-	name      string                // the upstream's own, by its banner; "" when that is no name
-	helo      string                // under which the upstream was last greeted
-	heloOnly  bool                  // it refused EHLO
+	legReason enforce.Reason      // why the upstream leg fell short of its connection rule
+	shown     []*x509.Certificate // what the upstream showed
+	partner   partner             // what is known of the recipients' domains
+	minted    bool                // the client was shown a certificate named as the upstream's
+	// authenticated: an AUTH dialogue succeeded on the present upstream leg.
+	authenticated bool
+	caps          smtpwire.Capabilities // of the upstream, less what is never let through
+	name          string                // the upstream's own, by its banner; "" when that is no name
+	helo          string                // under which the upstream was last greeted
+	heloOnly      bool                  // it refused EHLO
 	// The upstream's TLS is confirmed by its first reply inside; disproof is the
 	// alert that came in its place.
 	confirming bool
@@ -264,8 +268,10 @@ func (s *Session) abort() {
 	s.ctl.Lock()
 	defer s.ctl.Unlock()
 	s.client.Abort()
-	if s.upstream != nil {
-		s.upstream.Abort()
+	for _, c := range []*leg.Conn{s.upstream, s.spare} {
+		if c != nil {
+			c.Abort()
+		}
 	}
 }
 

@@ -1,0 +1,177 @@
+package resolver
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// An MX is who takes a domain's mail.
+type MX struct {
+	Hosts   []MXHost // the preferred first; none: the domain takes no mail, or does not exist
+	Null    bool     // it says that it takes none (RFC 7505)
+	Secure  bool     // DNSSEC secures the answer
+	Expires time.Time
+	// Implicit: there is no MX record but an address, so that the domain itself is
+	// the one host (RFC 5321 §5.1).
+	Implicit bool
+}
+
+// An MXHost is one of the hosts that take a domain's mail.
+type MXHost struct {
+	Name       string // lower case, without the trailing dot
+	Preference uint16
+}
+
+// mostHosts bounds the MX hosts of one domain.
+const mostHosts = 64
+
+// MX gives the MX hosts of a domain, a lower-case A-label.
+func (r *Resolver) MX(ctx context.Context, domain string) (MX, error) {
+	a, err := r.ask(ctx, domain, dns.TypeMX)
+	if err != nil {
+		return MX{}, err
+	}
+	mx := MX{Secure: a.secure, Expires: a.expires}
+	for _, rr := range a.records {
+		record := rr.(*dns.MX)
+		name := strings.TrimSuffix(strings.ToLower(record.Mx), ".")
+		switch {
+		case name == "" && len(a.records) == 1:
+			mx.Null = true
+		case hostname(name) && len(mx.Hosts) < mostHosts:
+			mx.Hosts = append(mx.Hosts, MXHost{name, record.Preference})
+		}
+	}
+	slices.SortStableFunc(mx.Hosts, func(a, b MXHost) int { return cmp.Compare(a.Preference, b.Preference) })
+	if len(a.records) > 0 {
+		return mx, nil
+	}
+	addresses, err := r.Addresses(ctx, domain)
+	if err != nil {
+		return MX{}, err
+	}
+	mx.Secure, mx.Expires = mx.Secure && addresses.Secure, earlier(mx.Expires, addresses.Expires)
+	if len(addresses.Addrs) > 0 {
+		mx.Implicit, mx.Hosts = true, []MXHost{{Name: domain}}
+	}
+	return mx, nil
+}
+
+// Addresses are those of a host.
+type Addresses struct {
+	Addrs   []netip.Addr
+	Name    string // of the host behind all aliases; its own where there is none
+	Aliased bool   // there are aliases
+	Secure  bool   // DNSSEC secures all that came, aliases and denials too
+	Expires time.Time
+}
+
+// Addresses gives the addresses of a host, a lower-case A-label, of both families.
+// That one of them cannot be had is no error where the other has some, and they are
+// not Secure then.
+func (r *Resolver) Addresses(ctx context.Context, host string) (Addresses, error) {
+	kinds := []uint16{dns.TypeA, dns.TypeAAAA}
+	answers, errs := make([]*answer, len(kinds)), make([]error, len(kinds))
+	var both sync.WaitGroup
+	for i, kind := range kinds {
+		both.Go(func() { answers[i], errs[i] = r.ask(ctx, host, kind) })
+	}
+	both.Wait()
+	found := Addresses{Name: host, Secure: true}
+	for i, a := range answers {
+		if errs[i] != nil {
+			found.Secure = false
+			continue
+		}
+		found.Secure = found.Secure && a.secure
+		if found.Expires.IsZero() || a.expires.Before(found.Expires) {
+			found.Expires = a.expires
+		}
+		if n := len(a.aliases); n > 0 {
+			found.Name, found.Aliased = a.aliases[n-1], true
+		}
+		for _, rr := range a.records {
+			if address := addressOf(rr); address.IsValid() {
+				found.Addrs = append(found.Addrs, address)
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil && len(found.Addrs) == 0 {
+		for _, e := range errs {
+			if e != nil {
+				return Addresses{}, e
+			}
+		}
+	}
+	return found, nil
+}
+
+func addressOf(rr dns.RR) netip.Addr {
+	switch record := rr.(type) {
+	case *dns.A:
+		address, _ := netip.AddrFromSlice(record.A.To4())
+		return address
+	case *dns.AAAA:
+		address, _ := netip.AddrFromSlice(record.AAAA.To16())
+		return address
+	}
+	return netip.Addr{}
+}
+
+// A TXT is the text records of a name.
+type TXT struct {
+	Records []string // the strings of each, joined
+	Secure  bool
+	Expires time.Time
+}
+
+// TXT gives the text records of a name.
+func (r *Resolver) TXT(ctx context.Context, name string) (TXT, error) {
+	a, err := r.ask(ctx, name, dns.TypeTXT)
+	if err != nil {
+		return TXT{}, err
+	}
+	txt := TXT{Secure: a.secure, Expires: a.expires}
+	for _, rr := range a.records {
+		txt.Records = append(txt.Records, strings.Join(rr.(*dns.TXT).Txt, ""))
+	}
+	return txt, nil
+}
+
+// A TLSA is the TLSA records of a name (RFC 6698 §2).
+type TLSA struct {
+	Records []TLSARecord
+	Secure  bool
+	Expires time.Time
+}
+
+// A TLSARecord is one association of a service with a certificate or key.
+type TLSARecord struct {
+	Usage, Selector, MatchingType uint8
+	Data                          []byte
+}
+
+// TLSA gives the TLSA records of a name, "_25._tcp.mx.example.com".
+func (r *Resolver) TLSA(ctx context.Context, name string) (TLSA, error) {
+	a, err := r.ask(ctx, name, dns.TypeTLSA)
+	if err != nil {
+		return TLSA{}, err
+	}
+	tlsa := TLSA{Secure: a.secure, Expires: a.expires}
+	for _, rr := range a.records {
+		record := rr.(*dns.TLSA)
+		if data, err := hex.DecodeString(record.Certificate); err == nil {
+			tlsa.Records = append(tlsa.Records, TLSARecord{record.Usage, record.Selector, record.MatchingType, data})
+		}
+	}
+	return tlsa, nil
+}

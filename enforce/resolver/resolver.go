@@ -1,0 +1,147 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sync/singleflight"
+)
+
+// TrustAD says whose word for DNSSEC is believed: of which servers the AD bit.
+type TrustAD uint8
+
+// The zero value believes a server on this machine, to which there is no way in
+// between that could be forged.
+const (
+	TrustLoopback TrustAD = iota
+	TrustAlways
+	TrustNever
+)
+
+// Options say whom a Resolver asks and what it believes.
+type Options struct {
+	Servers []netip.AddrPort // in the order in which they are asked; at least one
+	TrustAD TrustAD
+	Timeout time.Duration // of one question, all servers and attempts together; 0 is 10 s
+	Entries int           // answers kept; 0 is 20,000
+}
+
+// Why there is no answer. That a name or a record does not exist is an answer.
+var (
+	// ErrFailed: a server said that it could not find out (SERVFAIL), as it does
+	// where signatures are bogus, or refused, or said what cannot be read.
+	ErrFailed = errors.New("dns: the server failed")
+	// ErrTimeout: nobody answered in time.
+	ErrTimeout = errors.New("dns: no answer in time")
+	// ErrUnavailable: there is no server at any of the addresses: connections are
+	// refused, or there is no way there.
+	ErrUnavailable = errors.New("dns: no server is there")
+)
+
+// A Resolver answers questions about names. Its methods may be called by any
+// number of sessions at once: who asks the same at the same time shares one
+// answer, and one that stops waiting leaves it to be had later.
+type Resolver struct {
+	servers []netip.AddrPort
+	trust   TrustAD
+	timeout time.Duration
+	cache   *cache
+	asking  singleflight.Group
+}
+
+// New makes a Resolver.
+func New(o Options) *Resolver {
+	r := &Resolver{servers: o.Servers, trust: o.TrustAD, timeout: o.Timeout}
+	if r.timeout <= 0 {
+		r.timeout = 10 * time.Second
+	}
+	if o.Entries <= 0 {
+		o.Entries = 20_000
+	}
+	r.cache = newCache(o.Entries)
+	return r
+}
+
+// Believes reports whether the AD bit of any of its servers is believed. Of a
+// Resolver that believes none nothing is ever Secure.
+func (r *Resolver) Believes() bool {
+	for _, s := range r.servers {
+		if r.believes(s) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Resolver) believes(server netip.AddrPort) bool {
+	return r.trust == TrustAlways || r.trust == TrustLoopback && server.Addr().Unmap().IsLoopback()
+}
+
+// A question is what the cache is asked by.
+type question struct {
+	name string // lower case, with the trailing dot
+	kind uint16
+}
+
+// An answer is what one question came to. It is shared, and never changed.
+type answer struct {
+	records []dns.RR // of the kind that was asked for, behind all aliases
+	aliases []string // the names that CNAMEs led to, in their order, without the dot
+	secure  bool
+	err     error
+	expires time.Time
+}
+
+// ask answers a question, from what is kept or by asking.
+func (r *Resolver) ask(ctx context.Context, name string, kind uint16) (*answer, error) {
+	if !hostname(name) {
+		return nil, ErrFailed
+	}
+	q := question{name + ".", kind}
+	if a := r.cache.find(q, time.Now()); a != nil {
+		return a, a.err
+	}
+	found := r.asking.DoChan(dns.TypeToString[kind]+" "+q.name, func() (any, error) {
+		own, cancel := context.WithTimeout(context.Background(), r.timeout)
+		defer cancel()
+		a := r.lookup(own, q)
+		r.cache.keep(q, a)
+		return a, nil
+	})
+	select {
+	case f := <-found:
+		a := f.Val.(*answer)
+		return a, a.err
+	case <-ctx.Done():
+		return nil, ErrTimeout
+	}
+}
+
+// hostname reports whether name is one to ask for: labels of lower-case letters,
+// digits, hyphens and underscores, without the trailing dot (RFC 1035 §2.3.4 for
+// the lengths).
+func hostname(name string) bool {
+	if name == "" || len(name) > 253 {
+		return false
+	}
+	label := 0
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c == '.':
+			if label == 0 {
+				return false
+			}
+			label = 0
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_':
+			if label++; label > 63 {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return label > 0
+}
