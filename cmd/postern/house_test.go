@@ -20,13 +20,16 @@ var mayImport = map[string][]string{
 	"smtpwire/wiretest": {"smtpwire"},
 
 	"enforce":          {},
-	"enforce/memory":   {"enforce"},
+	"enforce/memory":   {"enforce", "go.etcd.io/bbolt"},
 	"enforce/resolver": {"github.com/miekg/dns", "golang.org/x/sync"},
 
 	"enforce/revocation": {"golang.org/x/crypto", "golang.org/x/sync"},
 	"enforce/mtasts":     {"enforce"},
 
-	"proxy": {"enforce", "enforce/memory", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
+	"enforce/dane":      {"enforce", "enforce/resolver"},
+	"enforce/published": {"enforce", "enforce/dane", "enforce/mtasts", "enforce/resolver"},
+
+	"proxy": {"enforce", "enforce/memory", "enforce/mtasts", "enforce/published", "enforce/resolver", "enforce/revocation", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
 		"proxy/internal/session", "go.uber.org/zap"},
 	"proxy/internal/doctor":    {"proxy/internal/intercept", "golang.org/x/sys", "github.com/miekg/dns", "github.com/vishvananda/netlink"},
 	"proxy/internal/netfilter": {"golang.org/x/sys", "github.com/mdlayher/netlink"},
@@ -43,7 +46,7 @@ var mayImport = map[string][]string{
 
 	"cmd/internal/config":  {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
 	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/service", "proxy", "enforce", "smtpwire", "smtpwire/tlshello",
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "smtpwire", "smtpwire/tlshello",
 		"github.com/spf13/cobra", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 
@@ -59,8 +62,11 @@ var mayNotUse = map[string][]string{
 	"smtpwire":           {"net", "os", "log", "time", "crypto/tls"},
 	"smtpwire/tlshello":  {"net", "os", "log", "time", "crypto/tls"},
 	"enforce":            {"net", "os", "log", "net/http", "io/fs"},
-	"enforce/memory":     {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/memory":     {"net", "os/exec", "log", "net/http"}, // os: it has a file
 	"enforce/revocation": {"os", "log", "io/fs"},
+	"enforce/dane":       {"os", "log", "net/http"},
+	"enforce/resolver":   {"os", "log", "net/http"},
+	"enforce/published":  {"os/exec", "log", "net/http"}, // os: it has a file
 	"proxy":              {"log", "os/exec"},
 	"enforce/mtasts":     {"log", "os/exec"},
 	"proxy/internal/session": {

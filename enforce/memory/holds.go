@@ -31,19 +31,20 @@ const (
 // sessions at once.
 type Holds struct {
 	mu      sync.Mutex
-	entries map[key]*entry
+	entries map[holdKey]*holdEntry
 	shares  map[netip.Prefix]*list.List // of a client or a block, the longest untouched first
 	all     list.List
+	changed changes[holdKey]
 }
 
-type key struct {
+type holdKey struct {
 	client   netip.Prefix
 	upstream netip.Addr
 }
 
 // An entry stands in three lists: its client's, its block's and that of all.
-type entry struct {
-	key
+type holdEntry struct {
+	holdKey
 	enforce.Hold
 	renewed time.Time
 	places  [sharesOfAnyone]*list.Element
@@ -84,6 +85,7 @@ func (h *Holds) Refused(c enforce.Connection, lasts time.Duration, renew bool, n
 	defer h.mu.Unlock()
 	if e := h.find(c, lasts, now); e != nil {
 		e.Refused++
+		h.changed.note(e.holdKey)
 		if renew {
 			h.touch(e, now)
 		}
@@ -100,7 +102,7 @@ func (h *Holds) Clear(c enforce.Connection) {
 }
 
 // find forgets what has run out.
-func (h *Holds) find(c enforce.Connection, lasts time.Duration, now time.Time) *entry {
+func (h *Holds) find(c enforce.Connection, lasts time.Duration, now time.Time) *holdEntry {
 	e := h.entries[keyOf(c)]
 	if e != nil && now.Sub(e.renewed) >= lasts {
 		h.remove(e)
@@ -109,25 +111,26 @@ func (h *Holds) find(c enforce.Connection, lasts time.Duration, now time.Time) *
 	return e
 }
 
-func (h *Holds) touch(e *entry, now time.Time) {
+func (h *Holds) touch(e *holdEntry, now time.Time) {
 	e.renewed = now
-	for i, of := range h.lists(e.key) {
+	h.changed.note(e.holdKey)
+	for i, of := range h.lists(e.holdKey) {
 		of.MoveToBack(e.places[i])
 	}
 }
 
 // add makes room and an entry for k. Of whatever is full, the client's share, the
 // block's or the table, the entry that was touched longest ago goes.
-func (h *Holds) add(k key) *entry {
+func (h *Holds) add(k holdKey) *holdEntry {
 	if h.entries == nil {
-		h.entries, h.shares = make(map[key]*entry), make(map[netip.Prefix]*list.List)
+		h.entries, h.shares = make(map[holdKey]*holdEntry), make(map[netip.Prefix]*list.List)
 	}
 	for i, most := range [sharesOfAnyone]int{MostOfAClient, MostOfABlock, MostHolds} {
 		if of := h.lists(k)[i]; of.Len() >= most {
-			h.remove(of.Front().Value.(*entry))
+			h.remove(of.Front().Value.(*holdEntry))
 		}
 	}
-	e := &entry{key: k}
+	e := &holdEntry{holdKey: k}
 	h.entries[k] = e
 	for i, of := range h.lists(k) {
 		e.places[i] = of.PushBack(e)
@@ -135,9 +138,10 @@ func (h *Holds) add(k key) *entry {
 	return e
 }
 
-func (h *Holds) remove(e *entry) {
-	delete(h.entries, e.key)
-	for i, of := range h.lists(e.key) {
+func (h *Holds) remove(e *holdEntry) {
+	delete(h.entries, e.holdKey)
+	h.changed.note(e.holdKey)
+	for i, of := range h.lists(e.holdKey) {
 		of.Remove(e.places[i])
 	}
 	for _, p := range []netip.Prefix{e.client, block(e.client)} {
@@ -149,7 +153,7 @@ func (h *Holds) remove(e *entry) {
 
 // lists are those that an entry for k stands in. A client's prefix is never that
 // of a block: it is longer.
-func (h *Holds) lists(k key) [sharesOfAnyone]*list.List {
+func (h *Holds) lists(k holdKey) [sharesOfAnyone]*list.List {
 	return [...]*list.List{h.share(k.client), h.share(block(k.client)), &h.all}
 }
 
@@ -167,11 +171,6 @@ func block(client netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(client.Addr(), blockBits6).Masked()
 }
 
-func keyOf(c enforce.Connection) key {
-	client := c.Client.Unmap().WithZone("")
-	bits := client.BitLen()
-	if client.Is6() {
-		bits = clientBits6
-	}
-	return key{netip.PrefixFrom(client, bits).Masked(), c.Upstream.Unmap().WithZone("")}
+func keyOf(c enforce.Connection) holdKey {
+	return holdKey{clientOf(c.Client), c.Upstream.Unmap().WithZone("")}
 }
