@@ -27,6 +27,9 @@ Postern's own rules take them (verify = "fingerprint").
 
     postern certificate | mail -s "our certificate" postmaster@partner.example
 
+Where certificates are minted ([tls.authority]), the authority has a sheet, too:
+clients have to trust it, as a root, and need no more.
+
 Exit codes: 0 fine; 1 there is no certificate, or one is not valid today; 2 the
 command line, the configuration or a file that it names is at fault.`,
 		Args: cobra.NoArgs,
@@ -68,6 +71,7 @@ func (o *options) printSheets(w io.Writer, all []proxy.Sheet, now time.Time) err
 
 // A sheet is what "certificate --format json" prints of one certificate.
 type sheet struct {
+	Authority    bool      `json:"authority,omitempty"` // that of [tls.authority]; it has no name
 	Name         string    `json:"name"`
 	Subject      string    `json:"subject"`
 	Organisation string    `json:"organisation,omitempty"`
@@ -87,7 +91,7 @@ type sheet struct {
 
 func sheetOf(s proxy.Sheet, now time.Time) sheet {
 	return sheet{
-		Name: s.Name, Subject: s.Subject, Organisation: s.Organisation, Issuer: s.Issuer,
+		Authority: s.Authority, Name: s.Name, Subject: s.Subject, Organisation: s.Organisation, Issuer: s.Issuer,
 		Chain: notNil(s.Chain), Root: s.Root, Key: s.Key, KeyBits: s.KeyBits,
 		NotBefore: s.NotBefore.UTC(), NotAfter: s.NotAfter.UTC(),
 		Valid:    !now.Before(s.NotBefore) && !now.After(s.NotAfter),
@@ -123,7 +127,11 @@ func writeSheets(w io.Writer, sheets []sheet) error {
 }
 
 func (s sheet) write(b *strings.Builder) {
-	fmt.Fprintf(b, "Certificate %q\n", s.Name)
+	if s.Authority {
+		b.WriteString("Authority that mints certificates: who connects here has to trust it\n")
+	} else {
+		fmt.Fprintf(b, "Certificate %q\n", s.Name)
+	}
 	line := func(about, words string) {
 		if words != "" {
 			paragraph(b, fmt.Sprintf("  %-13s ", about), words)
@@ -143,7 +151,9 @@ func (s sheet) write(b *strings.Builder) {
 	line("root", root)
 	line("key", s.keyWords())
 	line("valid", s.validity())
-	line("names", names)
+	if !s.Authority {
+		line("names", names)
+	}
 	fmt.Fprintf(b, "  fingerprints\n  sha256:%s\n  spki-sha256:%s\n", s.SHA256, s.SPKISHA256)
 }
 

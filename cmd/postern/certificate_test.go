@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"postern/proxy"
 	"postern/proxy/proxytest"
 )
 
@@ -91,4 +92,20 @@ fingerprints = ` + string(list)
 	if got := postern(t, "check", "--config", write(t, doc)); got.code != exitFine {
 		t.Errorf("%+v", got)
 	}
+}
+
+func TestTheAuthorityHasASheetOfItsOwn(t *testing.T) {
+	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	all := []sheet{sheetOf(proxy.Sheet{Authority: true, Subject: "CN=gateway authority,O=Klinikum Nord", Organisation: "Klinikum Nord",
+		Issuer: "CN=root,O=Klinikum Nord", Root: "CN=root,O=Klinikum Nord", Key: "ECDSA P-256", KeyBits: 256,
+		NotBefore: at.AddDate(-1, 0, 0), NotAfter: at.AddDate(1, 0, 0)}, at)}
+	var text, machine strings.Builder
+	if err := writeSheets(&text, all); err != nil {
+		t.Fatal(err)
+	}
+	if err := printJSON(&machine, all); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "certificate/authority.txt", hexes.ReplaceAllString(text.String(), "HEX"))
+	golden(t, "certificate/authority.json", hexes.ReplaceAllString(machine.String(), "HEX"))
 }

@@ -105,8 +105,9 @@ func cut(der []byte) (head *x509.RevocationList, entries cryptobyte.String, err 
 		return nil, nil, errMalformed
 	}
 	rest := body
-	rest.SkipOptionalASN1(asn1.INTEGER) // the version; without one crypto/x509 refuses it
-	if !rest.SkipASN1(asn1.SEQUENCE) || !rest.SkipASN1(asn1.SEQUENCE) || !skipTime(&rest) {
+	// The version, without which crypto/x509 refuses it; the algorithm, the issuer.
+	rest.SkipOptionalASN1(asn1.INTEGER)
+	if algorithm := rest.SkipASN1(asn1.SEQUENCE); !algorithm || !rest.SkipASN1(asn1.SEQUENCE) || !skipTime(&rest) {
 		return nil, nil, errMalformed
 	}
 	skipTime(&rest)

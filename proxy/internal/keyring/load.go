@@ -14,6 +14,7 @@ import (
 // Files are what a Ring is loaded from.
 type Files struct {
 	Certificates []Certificate
+	Authority    Authority
 	TrustCA      string // "system", or a file of PEM roots
 	RuleCAs      []RuleCA
 }
@@ -53,7 +54,7 @@ const maxFile = 16 << 20
 // Load reads all of files and makes a Ring of them. If anything cannot be loaded
 // there is no Ring, and the error joins a *FileError for each thing. No
 // certificate at all is no error; the Ring then has none to show. The time now
-// decides only what Warnings says.
+// decides what Warnings says, and whether the authority is one.
 func Load(files Files, now time.Time) (*Ring, error) {
 	r := &Ring{named: map[string]*tls.Certificate{}, roots: map[string]*x509.CertPool{}}
 	var errs []error
@@ -66,6 +67,17 @@ func Load(files Files, now time.Time) (*Ring, error) {
 		}
 		r.add(c.Name, cert)
 		r.warnings = append(r.warnings, examine(key, c, cert, now)...)
+	}
+
+	if files.Authority != (Authority{}) {
+		authority, warnings, err := loadAuthority(files.Authority, now)
+		if err == nil {
+			r.minter, err = newMinter(authority, now)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+		r.warnings = append(r.warnings, warnings...)
 	}
 
 	pool, err := loadTrust(files.TrustCA)

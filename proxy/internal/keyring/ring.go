@@ -14,6 +14,7 @@ type Ring struct {
 	names    []string           // of shown
 	named    map[string]*tls.Certificate
 	roots    map[string]*x509.CertPool // by path; "" are those of [tls.trust]
+	minter   *Minter                   // nil: there is no authority
 	warnings []Warning
 }
 

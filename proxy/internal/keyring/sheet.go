@@ -8,8 +8,10 @@ import (
 	"time"
 )
 
-// A Sheet is what a partner needs to know of a certificate that it will be shown.
+// A Sheet is what a partner needs to know of a certificate that it will be shown,
+// or of the authority that minted it.
 type Sheet struct {
+	Authority    bool   // it is that of [tls.authority], which clients have to trust
 	Name         string // in the configuration
 	Subject      string // distinguished names by RFC 2253, as crypto/x509 writes them
 	Issuer       string
@@ -25,33 +27,45 @@ type Sheet struct {
 	Chain        []string // subjects of the other certificates that are shown with it
 }
 
-// Sheets gives one sheet for each certificate, in the order of the configuration.
-// The root is looked for as of now.
+// Sheets gives one sheet for each certificate, in the order of the configuration,
+// and one for the authority behind them if there is one. The root is looked for as
+// of now.
 func (r *Ring) Sheets(now time.Time) []Sheet {
-	sheets := make([]Sheet, len(r.shown))
+	sheets := make([]Sheet, len(r.shown), len(r.shown)+1)
 	for i, c := range r.shown {
-		leaf := c.Leaf
-		kind, bits := describeKey(leaf.PublicKey)
-		sheets[i] = Sheet{
-			Name:         r.names[i],
-			Subject:      leaf.Subject.String(),
-			Issuer:       leaf.Issuer.String(),
-			Organisation: strings.Join(leaf.Subject.Organization, ", "),
-			Key:          kind,
-			KeyBits:      bits,
-			NotBefore:    leaf.NotBefore,
-			NotAfter:     leaf.NotAfter,
-			Names:        leaf.DNSNames,
-			SHA256:       sha256.Sum256(leaf.Raw),
-			SPKISHA256:   sha256.Sum256(leaf.RawSubjectPublicKeyInfo),
-		}
-		rest := intermediates(c)
-		for _, x := range rest {
-			sheets[i].Chain = append(sheets[i].Chain, x.Subject.String())
-		}
-		sheets[i].Root = r.root(leaf, rest, now)
+		sheets[i] = r.sheet(c, now)
+		sheets[i].Name = r.names[i]
+	}
+	if r.minter != nil {
+		a := r.minter.trusted
+		s := r.sheet(&tls.Certificate{Certificate: a.shown, Leaf: a.cert}, now)
+		s.Authority = true
+		sheets = append(sheets, s)
 	}
 	return sheets
+}
+
+func (r *Ring) sheet(c *tls.Certificate, now time.Time) Sheet {
+	leaf := c.Leaf
+	kind, bits := describeKey(leaf.PublicKey)
+	s := Sheet{
+		Subject:      leaf.Subject.String(),
+		Issuer:       leaf.Issuer.String(),
+		Organisation: strings.Join(leaf.Subject.Organization, ", "),
+		Key:          kind,
+		KeyBits:      bits,
+		NotBefore:    leaf.NotBefore,
+		NotAfter:     leaf.NotAfter,
+		Names:        leaf.DNSNames,
+		SHA256:       sha256.Sum256(leaf.Raw),
+		SPKISHA256:   sha256.Sum256(leaf.RawSubjectPublicKeyInfo),
+	}
+	rest := intermediates(c)
+	for _, x := range rest {
+		s.Chain = append(s.Chain, x.Subject.String())
+	}
+	s.Root = r.root(leaf, rest, now)
+	return s
 }
 
 func (r *Ring) root(leaf *x509.Certificate, rest []*x509.Certificate, now time.Time) string {

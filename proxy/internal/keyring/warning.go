@@ -49,13 +49,38 @@ func examine(key string, c Certificate, cert *tls.Certificate, now time.Time) []
 	issued := leaf
 	for i, x := range intermediates(cert) {
 		if err := issued.CheckSignatureFrom(x); err != nil {
-			warn("cert", "certificate %d of the file did not issue the one before it: clients may find no chain", i+2)
+			all = append(all, strangeChain(key, i+2))
 			break
 		}
 		issued = x
 	}
-	if info, err := os.Stat(c.Key); err == nil && info.Mode().Perm()&0o007 != 0 {
-		warn("key", "everybody on this machine can use it (mode %04o)", info.Mode().Perm())
+	return append(all, examineKey(key, c.Key)...)
+}
+
+func strangeChain(key string, number int) Warning {
+	return Warning{key + ".cert", fmt.Sprintf("certificate %d of the file did not issue the one before it: clients may find no chain", number)}
+}
+
+func examineKey(key, path string) []Warning {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm()&0o007 == 0 {
+		return nil
 	}
-	return all
+	return []Warning{{key + ".key", fmt.Sprintf("everybody on this machine can use it (mode %04o)", info.Mode().Perm())}}
+}
+
+// soonAuthority is how long before its end an authority is warned of: its
+// successor has to reach every client first.
+const soonAuthority = 90 * 24 * time.Hour
+
+// examineAuthority gives the warnings for [tls.authority], which is one.
+func examineAuthority(key string, a Authority, i *issuer, now time.Time) []Warning {
+	var all []Warning
+	if now.Add(soonAuthority).After(i.cert.NotAfter) {
+		all = append(all, Warning{key + ".cert", "expires on " + i.cert.NotAfter.UTC().Format("2006-01-02")})
+	}
+	if len(i.cert.PermittedDNSDomains)+len(i.cert.ExcludedDNSDomains) > 0 {
+		all = append(all, Warning{key + ".cert", "is constrained in the names that it may issue: clients refuse what is minted with others"})
+	}
+	return append(all, examineKey(key, a.Key)...)
 }
