@@ -101,6 +101,8 @@ func (s RevocationState) String() string {
 type RevocationResult struct {
 	State  RevocationState
 	Detail string // in words; may quote the peer
+	// NobodyToAsk: no certificate of the chain says whom to ask about it.
+	NobodyToAsk bool
 }
 
 // Facts is all that is known of a session's two legs.

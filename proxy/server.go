@@ -13,7 +13,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"postern/enforce/memory"
 	"postern/proxy/internal/intercept"
 	"postern/proxy/internal/session"
 )
@@ -31,7 +30,7 @@ type Server struct {
 	stopping chan struct{} // closed by Shutdown
 	stop     sync.Once
 
-	holds memory.Holds // of clients, over all reloads
+	known *knowledge // over all reloads
 
 	mu       sync.Mutex
 	sessions map[*session.Session]netip.Addr
@@ -75,7 +74,10 @@ func NewServer(config Config, log *zap.Logger) (*Server, error) {
 		sessions: make(map[*session.Session]netip.Addr),
 		sources:  make(map[netip.Addr]int),
 	}
-	snap.Holds = holds{&s.holds, config.TLS.Hold}
+	if s.known, err = newKnowledge(config, log); err != nil {
+		return nil, err
+	}
+	s.known.equip(snap, config)
 	s.current.Store(snap)
 	return s, nil
 }
@@ -144,6 +146,9 @@ func (s *Server) Serve() error {
 		loops.Go(func() { broken <- s.accept(l) })
 	}
 	loops.Go(s.remindOfExpired)
+	background, end := context.WithCancel(context.Background())
+	loops.Go(func() { s.known.run(background) })
+	loops.Go(func() { <-s.stopping; end() })
 	var err error
 	for range s.listeners {
 		if e := <-broken; e != nil && err == nil {
@@ -159,15 +164,16 @@ func (s *Server) Serve() error {
 // what was and says why: whole or not at all. What the sockets depend on cannot
 // be changed so.
 func (s *Server) Reload(config Config, log *zap.Logger) error {
-	if err := s.sameSockets(config); err != nil {
+	old := s.current.Load()
+	if err := errors.Join(s.sameSockets(config), s.known.canTake(s.started, config)); err != nil {
 		return err
 	}
-	old := s.current.Load()
 	snap, err := newSnapshot(config, log, old.Generation+1)
 	if err != nil {
 		return err
 	}
-	snap.Holds = holds{&s.holds, config.TLS.Hold}
+	s.known.take(old.config, config, log)
+	s.known.equip(snap, config)
 	s.current.Store(snap)
 	return nil
 }
@@ -222,6 +228,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for {
 		select {
 		case <-ended:
+			s.known.close()
 			return nil
 		case <-limit.C:
 			s.each((*session.Session).Abort)

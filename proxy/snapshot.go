@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 // server itself does. It is made whole and never changed.
 type snapshot struct {
 	session.Snapshot
+	config   Config
 	log      *zap.Logger
 	limits   Limits
 	upstream string
@@ -67,6 +69,7 @@ func newSnapshot(config Config, log *zap.Logger, generation uint64) (*snapshot, 
 				Final:     config.Timeouts.Final,
 			},
 		},
+		config:   config,
 		log:      log,
 		limits:   config.Limits,
 		upstream: config.Listen.Upstream,
@@ -75,6 +78,11 @@ func newSnapshot(config Config, log *zap.Logger, generation uint64) (*snapshot, 
 	if !ring.Empty() {
 		s.Certificate = ring.Server
 	}
+	if minter := ring.Minter(); minter != nil {
+		s.Mint = func(like *x509.Certificate, trusted bool) (*tls.Certificate, error) {
+			return minter.Mint(like, trusted, time.Now())
+		}
+	}
 	for _, keyword := range config.SMTP.Extensions {
 		s.Extensions[keyword] = true
 	}
@@ -82,7 +90,7 @@ func newSnapshot(config Config, log *zap.Logger, generation uint64) (*snapshot, 
 }
 
 func loadRing(config Config) (*keyring.Ring, error) {
-	files := keyring.Files{TrustCA: config.TLS.TrustCA}
+	files := keyring.Files{TrustCA: config.TLS.TrustCA, Authority: keyring.Authority(config.TLS.Authority)}
 	for _, c := range config.TLS.Certificates {
 		files.Certificates = append(files.Certificates, keyring.Certificate(c))
 	}

@@ -41,6 +41,9 @@ func certified(t *testing.T, doc string, leaf proxytest.Leaf) (config, dir strin
 	if _, err := pki.WriteRoot(dir); err != nil {
 		t.Fatal(err)
 	}
+	if _, _, err := pki.Root.Write(dir, "ca"); err != nil {
+		t.Fatal(err)
+	}
 	config = filepath.Join(dir, "postern.toml")
 	if err := os.WriteFile(config, []byte(strings.ReplaceAll(doc, "DIR", dir)), 0o600); err != nil {
 		t.Fatal(err)

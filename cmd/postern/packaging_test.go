@@ -90,7 +90,8 @@ func TestTheExamplesAreSound(t *testing.T) {
 	settings, examples := shipped(t)
 	synctest.Test(t, func(t *testing.T) { // the clock stands before the days in the examples
 		doc := edited(settings) + "\n" + uncomment(examples)
-		doc = strings.NewReplacer("/etc/postern/tls/cert.pem", "DIR/edge.pem", "/etc/postern/tls/key.pem", "DIR/edge.key").Replace(doc)
+		doc = strings.NewReplacer("/etc/postern/tls/cert.pem", "DIR/edge.pem", "/etc/postern/tls/key.pem", "DIR/edge.key",
+			"/etc/postern/tls/ca.pem", "DIR/ca.pem", "/etc/postern/tls/ca.key", "DIR/ca.key").Replace(doc)
 		path, _ := certified(t, doc, edge)
 		got := postern(t, "check", "--config", path)
 		if got.code != exitFine || got.stderr != "" || !strings.HasPrefix(got.stdout, path+" is sound.\n\n") {

@@ -127,14 +127,21 @@ func (s *Session) certificateForClient() func(*tls.ClientHelloInfo) (*tls.Certif
 	if !s.mints() {
 		return s.snap.Certificate
 	}
-	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		up := s.facts.Upstream
 		trusted := up.Chain("").Verified
 		if trusted && s.snap.Revoked != nil {
-			trusted = up.Revoked("", true).State == enforce.RevocationGood
+			r := up.Revoked("", true)
+			trusted = r.State == enforce.RevocationGood || r.State == enforce.RevocationUnknown && r.NobodyToAsk
 		}
-		s.minted = true
-		return s.snap.Mint(s.shown[0], trusted)
+		c, err := s.snap.Mint(s.shown[0], trusted)
+		nameless := *hello // the name that it asks for has no say
+		nameless.ServerName = ""
+		if s.snap.Certificate != nil && (err != nil || nameless.SupportsCertificate(c) != nil) {
+			return s.snap.Certificate(hello) // for who knows RSA alone
+		}
+		s.minted = err == nil
+		return c, err
 	}
 }
 

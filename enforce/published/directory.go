@@ -1,0 +1,229 @@
+package published
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"postern/enforce"
+	"postern/enforce/dane"
+	"postern/enforce/mtasts"
+	"postern/enforce/resolver"
+)
+
+// A Directory finds what domains publish. Its methods may be called by any number
+// of sessions at once.
+type Directory struct {
+	resolver *resolver.Resolver
+	policies *mtasts.Cache // nil: none are had
+}
+
+// New makes a Directory that asks r, and policies (nil: no domain has any).
+func New(r *resolver.Resolver, policies *mtasts.Cache) *Directory {
+	return &Directory{r, policies}
+}
+
+// A Server is who is held against what a domain publishes.
+type Server struct {
+	Address netip.AddrPort
+	Chain   []*x509.Certificate // what it showed, the leaf first; empty without TLS
+}
+
+// A Listing is what a domain publishes.
+type Listing struct {
+	Domain string
+	MX     resolver.MX
+	MXErr  error       // why there is none; errors.Is tells those of resolver
+	Hosts  []dane.Host // nil where DANE was not asked about
+	Policy mtasts.Policy
+	asked  enforce.Auto
+}
+
+// Look finds what domain publishes, a lower-case A-label, for servers at port.
+// Only the parts that are asked for are looked up, at the same time. It takes no
+// longer than the context; what is not there then is there for who asks later.
+func (d *Directory) Look(ctx context.Context, domain string, port uint16, parts enforce.Auto) Listing {
+	l := Listing{Domain: domain, asked: parts}
+	var both sync.WaitGroup
+	if parts.MTASTS && d.policies != nil {
+		both.Go(func() { l.Policy, _ = d.policies.Policy(ctx, domain) })
+	}
+	l.MX, l.MXErr = d.resolver.MX(ctx, domain)
+	if l.MXErr == nil && parts.DANE && !l.MX.Null {
+		l.Hosts = dane.Lookup(ctx, d.resolver, domain, l.MX, port)
+	}
+	both.Wait()
+	return l
+}
+
+// Held is what came of holding a domain's listing against a server.
+type Held struct {
+	enforce.Published
+	// Names are the hosts that the domain would have its mail given to: of those
+	// that its policy or its records allow, those at the server's address, or all
+	// where none is.
+	Names []string
+}
+
+// Hold holds a listing against a server, at the time now. It may ask for addresses
+// of the MX hosts, within the context.
+func (d *Directory) Hold(ctx context.Context, l Listing, s Server, now time.Time) Held {
+	h := Held{Published: enforce.Published{Domain: l.Domain}}
+	h.MX, h.Detail = mxState(l)
+	if l.asked.DANE {
+		h.DANE = daneState(l, s, now)
+	}
+	var here []string
+	if h.MX == enforce.MXKnown {
+		here, h.Names = d.names(ctx, l, s.Address.Addr())
+	}
+	if l.asked.MTASTS {
+		h.MTASTS = policyState(l.Policy, here, s)
+	}
+	return h
+}
+
+func mxState(l Listing) (enforce.MXState, string) {
+	switch {
+	case errors.Is(l.MXErr, resolver.ErrUnavailable):
+		return enforce.MXUnavailable, l.MXErr.Error()
+	case l.MXErr != nil:
+		return enforce.MXFailed, l.MXErr.Error()
+	case l.MX.Null:
+		return enforce.MXNone, "it takes no mail (null MX)"
+	case len(l.MX.Hosts) == 0:
+		return enforce.MXNone, "it has no MX host and no address"
+	}
+	return enforce.MXKnown, ""
+}
+
+// daneState holds a chain against the records of all MX hosts: those of one have
+// to match.
+func daneState(l Listing, s Server, now time.Time) enforce.DANE {
+	if l.MXErr != nil {
+		state := enforce.DANEFailed
+		if errors.Is(l.MXErr, resolver.ErrUnavailable) {
+			state = enforce.DANEUnavailable
+		}
+		return enforce.DANE{State: state, Detail: l.MXErr.Error()}
+	}
+	worst := enforce.DANE{State: enforce.DANENone, Detail: "no TLSA records that DNSSEC secures"}
+	for _, host := range l.Hosts {
+		one := enforce.DANE{Host: host.Name, Detail: host.Detail}
+		switch host.State {
+		case dane.Usable:
+			var ok bool
+			if ok, one.Detail = dane.Match(host.Records, s.Chain, host.Names, now); ok {
+				one.State = enforce.DANEMatches
+				return one
+			}
+			one.State = enforce.DANEDiffers
+		case dane.Unusable:
+			one.State = enforce.DANEUnusable
+		case dane.Failed:
+			one.State = enforce.DANEFailed
+		case dane.Unavailable:
+			one.State = enforce.DANEUnavailable
+		default:
+			continue
+		}
+		if graver(one.State, worst.State) {
+			worst = one
+		}
+	}
+	return worst
+}
+
+// graver orders what hosts came to where none matches: what is not known could
+// have been a match or not, so it is waited for.
+func graver(a, b enforce.DANEState) bool {
+	order := []enforce.DANEState{enforce.DANENone, enforce.DANEUnavailable, enforce.DANEUnusable, enforce.DANEDiffers, enforce.DANEFailed}
+	return slices.Index(order, a) > slices.Index(order, b)
+}
+
+func policyState(p mtasts.Policy, here []string, s Server) enforce.MTASTS {
+	m := enforce.MTASTS{Detail: p.Detail}
+	switch p.State {
+	case mtasts.NoPolicy:
+		m.State = enforce.MTASTSNone
+	case mtasts.FetchFailed:
+		m.State = enforce.MTASTSFailed
+	case mtasts.Invalid:
+		m.State = enforce.MTASTSInvalid
+	case mtasts.Found:
+		m.State = map[mtasts.Mode]enforce.MTASTSState{mtasts.ModeNone: enforce.MTASTSModeNone,
+			mtasts.ModeTesting: enforce.MTASTSTesting, mtasts.ModeEnforce: enforce.MTASTSEnforce}[p.Mode]
+		m.Detail = ""
+		m.MXMatches = len(here) == 0 || slices.ContainsFunc(here, p.MatchMX)
+		m.CertificateMatches = len(s.Chain) > 0 && p.MatchCertificate(s.Chain[0].DNSNames)
+		if !m.MXMatches {
+			m.Detail = "the MTA-STS policy does not name " + here[0]
+		}
+	}
+	return m
+}
+
+// names gives the MX hosts at an address, and those to ask a server there for.
+func (d *Directory) names(ctx context.Context, l Listing, at netip.Addr) (here, wanted []string) {
+	addresses := d.addresses(ctx, l)
+	var all []string
+	for i, host := range l.MX.Hosts {
+		all = append(all, host.Name)
+		if slices.Contains(addresses[i], at) {
+			here = append(here, host.Name)
+		}
+	}
+	wanted = all
+	if len(here) > 0 {
+		wanted = here
+	}
+	return here, allowed(l, wanted)
+}
+
+// allowed leaves of hosts those that have records, or else that the policy names,
+// if there are any.
+func allowed(l Listing, hosts []string) []string {
+	for _, may := range []func(string) bool{
+		func(name string) bool {
+			return slices.ContainsFunc(l.Hosts, func(h dane.Host) bool { return h.Name == name && h.State == dane.Usable })
+		},
+		func(name string) bool { return l.Policy.State == mtasts.Found && l.Policy.MatchMX(name) },
+	} {
+		if some := slices.DeleteFunc(slices.Clone(hosts), func(h string) bool { return !may(h) }); len(some) > 0 {
+			return some
+		}
+	}
+	return hosts
+}
+
+// mostAsked bounds how many MX hosts' addresses are asked for.
+const mostAsked = 16
+
+// addresses gives those of each MX host, as far as they can be had.
+func (d *Directory) addresses(ctx context.Context, l Listing) [][]netip.Addr {
+	found := make([][]netip.Addr, len(l.MX.Hosts))
+	var all sync.WaitGroup
+	for i, host := range l.MX.Hosts[:min(len(l.MX.Hosts), mostAsked)] {
+		all.Go(func() {
+			if a, err := d.resolver.Addresses(ctx, host.Name); err == nil {
+				found[i] = a.Addrs
+			}
+		})
+	}
+	all.Wait()
+	return found
+}
+
+// Hosts gives the MX hosts of domain: of those at an address if there are any.
+func (d *Directory) Hosts(ctx context.Context, domain string, at netip.Addr) []string {
+	l := d.Look(ctx, domain, 0, enforce.Auto{})
+	if state, _ := mxState(l); state != enforce.MXKnown {
+		return nil
+	}
+	_, wanted := d.names(ctx, l, at)
+	return wanted
+}
