@@ -23,8 +23,8 @@ func byHand(t *testing.T) (s *Session, client, up *peer) {
 		t.Fatal(errs)
 	}
 	snap := &Snapshot{Policy: policy,
-		Verify: func(string, []*x509.Certificate, x509.ExtKeyUsage, time.Time) enforce.ChainResult {
-			return enforce.ChainResult{Verified: true}
+		Verify: func(string, []*x509.Certificate, x509.ExtKeyUsage, time.Time) (enforce.ChainResult, []*x509.Certificate) {
+			return enforce.ChainResult{Verified: true}, nil
 		},
 		Limits:   Limits{Recipients: 100, Line: 2048, ReplyLines: 64},
 		Timeouts: Timeouts{Connect: 5 * time.Second, Handshake: 5 * time.Second, Command: 5 * time.Second, Data: 5 * time.Second, Final: 5 * time.Second}}
