@@ -20,6 +20,7 @@ var mayImport = map[string][]string{
 	"smtpwire/wiretest": {"smtpwire"},
 
 	"enforce":          {},
+	"enforce/dane":     {"enforce", "enforce/resolver"},
 	"enforce/memory":   {"enforce"},
 	"enforce/resolver": {"github.com/miekg/dns", "golang.org/x/sync"},
 
@@ -35,6 +36,7 @@ var mayImport = map[string][]string{
 		"go.uber.org/zap", "golang.org/x/net"},
 
 	"proxy/proxytest":        {},
+	"proxy/proxytest/dnslab": {},
 	"proxy/proxytest/mta":    {"proxy/proxytest/netlab"},
 	"proxy/proxytest/netlab": {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 
@@ -56,6 +58,8 @@ var mayNotUse = map[string][]string{
 	"smtpwire":          {"net", "os", "log", "time", "crypto/tls"},
 	"smtpwire/tlshello": {"net", "os", "log", "time", "crypto/tls"},
 	"enforce":           {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/dane":      {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/resolver":  {"os", "log", "net/http", "io/fs"},
 	"enforce/memory":    {"net", "os", "log", "net/http", "io/fs"},
 	"proxy":             {"log", "os/exec"},
 	"proxy/internal/session": {
