@@ -99,6 +99,7 @@ func (n *neighbourhood) furnish(h household) func(*proxytest.PKI, *proxytest.Ser
 		if h.hosted == nil {
 			return nil
 		}
+		c.Name = leaf.Names[0] // which its banner gives, and SNI goes by
 		byName := map[string]*tls.Certificate{}
 		for name, l := range h.hosted {
 			one, err := pki.Issue(l)
@@ -366,6 +367,10 @@ func TestRulesAskForWhatPartnersPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := n.starts(ctx, t)
+	for rule := ""; rule != "followed"; { // until DNS has been asked for the addresses
+		_, r := n.send(ctx, t, d, "mx.followed.example", "a@plain.example")
+		rule = r.Rule
+	}
 	for _, c := range []struct{ to, recipient, reply, reason string }{
 		{"mx.norecords.example", "a@norecords.example", "451 4.7.5", "dane-required"},
 		{"mx.plain.example", "a@nobody.example", "451 4.7.5", "mx-unknown"},
@@ -392,7 +397,7 @@ func TestRulesAskForWhatPartnersPublish(t *testing.T) {
 			}
 		})
 	}
-	if _, r := n.send(ctx, t, d, "mx.named.example", "a@named.example"); r.field("upstream_tls.sni") != "mx.named.example" || r.UpstreamTLS.Certificate.Subject != "CN=mx.named.example" {
+	if _, r := n.send(ctx, t, d, "mx.named.example", "a@named.example"); r.field("upstream_tls.sni") != "mx.named.example" || !strings.HasPrefix(r.UpstreamTLS.Certificate.Subject, "CN=mx.named.example,") || r.Upstream.Banner != "host.hoster.example ESMTP proxytest" {
 		t.Errorf("the leg was not replaced: %s", r.raw)
 	}
 }
