@@ -1,6 +1,7 @@
 package mtasts
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -47,7 +48,7 @@ func TestARefreshThatFailsIsReportedAndTriedAgain(t *testing.T) {
 		w.mu.Unlock()
 		p := ask(t, c)
 		expect(t, p, Found, ModeEnforce, "1")
-		if !p.Expires.Equal(end) {
+		if !p.Expires.Equal(end) || !errors.Is(p.Err, errDown) {
 			t.Errorf("%+v", p)
 		}
 		w.set(func() { w.down = false })
