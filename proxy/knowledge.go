@@ -133,6 +133,9 @@ func (k *knowledge) dialPolicyHost(ctx context.Context, network, address string)
 	}
 	last := errors.New("the policy host has no address")
 	for _, a := range found.Addrs[:min(len(found.Addrs), 8)] {
+		if a = a.Unmap(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
+			continue // whoever owns the name would have us talk to ourselves
+		}
 		conn, err := new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(a.String(), port))
 		if err == nil {
 			return conn, nil

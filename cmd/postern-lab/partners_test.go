@@ -190,6 +190,18 @@ func anchor(c tls.Certificate) []string {
 	return []string{"2 0 1 " + hex.EncodeToString(sum[:])}
 }
 
+// opens starts postern, and ends it with the test.
+func (n *neighbourhood) opens(ctx context.Context, t *testing.T) *daemon {
+	t.Helper()
+	d := n.starts(ctx, t)
+	t.Cleanup(func() {
+		if err := d.stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
 // send opens a session with a site and offers mail for recipients; it gives the
 // replies to RCPT, or, where the session ends before, that to EHLO.
 func (n *neighbourhood) send(ctx context.Context, t *testing.T, d *daemon, to string, recipients ...string) ([]proxytest.Reply, record) {
@@ -263,7 +275,7 @@ func TestWhatPartnersPublishIsEnforcedForClientsThatKnowNothingOfIt(t *testing.T
 	if err := n.configure("enforce", timeouts, ""); err != nil {
 		t.Fatal(err)
 	}
-	d := n.starts(ctx, t)
+	d := n.opens(ctx, t)
 	for _, c := range []struct{ domain, reply, reason, dane, sts string }{
 		{"dane.example", "250", "", "matched", "none"},
 		{"anchored.example", "250", "", "matched", "none"},
@@ -366,7 +378,7 @@ func TestRulesAskForWhatPartnersPublish(t *testing.T) {
 	if err := n.configure("enforce", timeouts, "[verify]\nauto = []\n"+partnerRules); err != nil {
 		t.Fatal(err)
 	}
-	d := n.starts(ctx, t)
+	d := n.opens(ctx, t)
 	for rule := ""; rule != "followed"; { // until DNS has been asked for the addresses
 		_, r := n.send(ctx, t, d, "mx.followed.example", "a@plain.example")
 		rule = r.Rule
