@@ -45,9 +45,10 @@ var mayImport = map[string][]string{
 	"proxy/proxytest/mta":    {"proxy/proxytest/netlab"},
 	"proxy/proxytest/netlab": {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 
-	"cmd/internal/config":  {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
-	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "smtpwire", "smtpwire/tlshello",
+	"cmd/internal/config":   {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
+	"cmd/internal/recorded": {"enforce", "smtpwire/tlshello"},
+	"cmd/internal/service":  {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/recorded", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "smtpwire", "smtpwire/tlshello",
 		"github.com/spf13/cobra", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 
@@ -60,16 +61,17 @@ var mayImport = map[string][]string{
 // mayNotUse are packages of the standard library that would let a room do what is
 // not its business.
 var mayNotUse = map[string][]string{
-	"smtpwire":           {"net", "os", "log", "time", "crypto/tls"},
-	"smtpwire/tlshello":  {"net", "os", "log", "time", "crypto/tls"},
-	"enforce":            {"net", "os", "log", "net/http", "io/fs"},
-	"enforce/memory":     {"net", "os/exec", "log", "net/http"}, // os: it has a file
-	"enforce/revocation": {"os", "log", "io/fs"},
-	"enforce/dane":       {"os", "log", "net/http"},
-	"enforce/resolver":   {"os", "log", "net/http"},
-	"enforce/published":  {"os/exec", "log", "net/http"}, // os: it has a file
-	"proxy":              {"log", "os/exec"},
-	"enforce/mtasts":     {"log", "os/exec"},
+	"smtpwire":              {"net", "os", "log", "time", "crypto/tls"},
+	"smtpwire/tlshello":     {"net", "os", "log", "time", "crypto/tls"},
+	"enforce":               {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/memory":        {"net", "os/exec", "log", "net/http"}, // os: it has a file
+	"enforce/revocation":    {"os", "log", "io/fs"},
+	"enforce/dane":          {"os", "log", "net/http"},
+	"enforce/resolver":      {"os", "log", "net/http"},
+	"enforce/published":     {"os/exec", "log", "net/http"}, // os: it has a file
+	"proxy":                 {"log", "os/exec"},
+	"enforce/mtasts":        {"log", "os/exec"},
+	"cmd/internal/recorded": {"net", "os", "log", "net/http", "io/fs"},
 	"proxy/internal/session": {
 		"os/exec", "log", "net/textproto", "net/smtp",
 	},
