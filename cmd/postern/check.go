@@ -177,6 +177,9 @@ func rulesOf(file *config.File, now time.Time) []checkedRule {
 			Name: r.Name, Kind: kindOf(r), Words: ruleWords(r, file.Policy.Floor()),
 			Owner: r.Owner, LastDay: lastDay(r), Expired: expired(r, now),
 		}
+		if words := mxWords(file.Proxy, r.ToMXOf, now); words != "" {
+			rule.Words += " " + words
+		}
 		if i < len(file.Proxy.Rules) {
 			rule.Line = file.Line(fmt.Sprintf("rule[%d]", i))
 		}
