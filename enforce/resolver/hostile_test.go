@@ -129,6 +129,8 @@ func TestNoServerThatIsNotBelievedAnswersForOneThatFailed(t *testing.T) {
 	believed.conn.Close()
 	if got, err := r.TXT(t.Context(), "b.test"); err != nil || got.Secure || len(got.Records) != 1 {
 		t.Errorf("with the believed one away: %+v, %v", got, err)
+	} else if time.Until(got.Expires) > failureKept {
+		t.Errorf("what was insecure for a moment is kept for %v", time.Until(got.Expires))
 	}
 }
 

@@ -42,6 +42,11 @@ func (r *Resolver) lookup(ctx context.Context, q question) *answer {
 			if err == nil {
 				a := read(reply, q, believed && reply.AuthenticatedData, time.Now())
 				if a.err == nil {
+					if !believed && r.Believes() {
+						// The others are away, and may be back in a moment: what is secure
+						// is not to be taken for insecure for as long as a TTL.
+						a.expires = earlier(a.expires, time.Now().Add(failureKept))
+					}
 					return a
 				}
 				err, said[i] = a.err, true

@@ -19,7 +19,7 @@ type TrustAD uint8
 // between that could be forged.
 const (
 	TrustLoopback TrustAD = iota
-	TrustAlways
+	TrustAlways           // for a way there that nobody else can write to: neither AD nor ErrUnavailable can be forged on it
 	TrustNever
 )
 
