@@ -148,6 +148,10 @@ func others(t *testing.T, r *resolver.Resolver) {
 	if h := Lookup(ended, r, "signed.test", secureMX("late.signed.test"), 25)[0]; h.State != Failed {
 		t.Errorf("after its time: %+v", h)
 	}
+	// Its questions are on their way for who asks later.
+	if h := one("signed.test", secureMX("late.signed.test"), 25); h.State != None {
+		t.Errorf("later: %+v", h)
+	}
 }
 
 func TestWithoutAResolverHostsAreUnavailable(t *testing.T) {
