@@ -119,16 +119,22 @@ names = ["mail.partner.example"]
 
 func TestTheRecordOfASessionIsFoundById(t *testing.T) {
 	log := record(t, "modern", "", sends("a@hospital.example", "b@one.example"), sends("a@hospital.example", "b@two.example"))
-	ids := regexp.MustCompile(`"session":"(\w+)"`).FindAllStringSubmatch(read(t, log), -1)
+	// The record of the first may be written after that of the second.
+	ids := map[string]string{} // by recipient
+	var order []string
+	for _, m := range regexp.MustCompile(`"session":"(\w+)".*"(\w+)\.example"\]`).FindAllStringSubmatch(read(t, log), -1) {
+		ids[m[2]] = m[1]
+		order = append(order, m[1])
+	}
 	if len(ids) != 2 {
 		t.Fatalf("%q", ids)
 	}
-	got := postern(t, "explain", "--record", log, "--session", ids[1][1])
+	got := postern(t, "explain", "--record", log, "--session", ids["two"])
 	if got.code != exitFine || !strings.Contains(got.stdout, "two.example") || strings.Contains(got.stdout, "one.example") {
 		t.Errorf("%+v", got)
 	}
 	got = postern(t, "explain", "--record", log)
-	if want := "2 records found in " + log + ", expected --session and the id of one: " + ids[0][1] + ", " + ids[1][1]; got.code != exitUsage || !strings.Contains(got.stderr, want) {
+	if want := "2 records found in " + log + ", expected --session and the id of one: " + strings.Join(order, ", "); got.code != exitUsage || !strings.Contains(got.stderr, want) {
 		t.Errorf("%+v", got)
 	}
 	got = postern(t, "explain", "--record", log, "--session", "OTHER")
@@ -137,11 +143,11 @@ func TestTheRecordOfASessionIsFoundById(t *testing.T) {
 	}
 	// Without a file it is the one that the configuration logs to.
 	path := write(t, "intercept.interfaces = ['lan0']\nlog.output = '"+log+"'")
-	if got := postern(t, "explain", "--config", path, "--session", ids[0][1]); got.code != exitFine || !strings.Contains(got.stdout, "one.example") {
+	if got := postern(t, "explain", "--config", path, "--session", ids["one"]); got.code != exitFine || !strings.Contains(got.stdout, "one.example") {
 		t.Errorf("%+v", got)
 	}
 	path = write(t, "intercept.interfaces = ['lan0']")
-	if got := postern(t, "explain", "--config", path, "--session", ids[0][1]); got.code != exitUsage || !strings.Contains(got.stderr, "journalctl") {
+	if got := postern(t, "explain", "--config", path, "--session", ids["one"]); got.code != exitUsage || !strings.Contains(got.stderr, "journalctl") {
 		t.Errorf("%+v", got)
 	}
 }
