@@ -49,7 +49,7 @@ var mayImport = map[string][]string{
 	"cmd/internal/recorded": {"enforce", "smtpwire/tlshello"},
 	"cmd/internal/service":  {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
 	"cmd/postern": {"cmd/internal/config", "cmd/internal/recorded", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
-		"github.com/spf13/cobra", "go.uber.org/zap"},
+		"github.com/spf13/cobra", "github.com/spf13/pflag", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 
 	"packaging":             {},
