@@ -44,9 +44,11 @@ var mayImport = map[string][]string{
 	"proxy/proxytest/mta":    {"proxy/proxytest/netlab"},
 	"proxy/proxytest/netlab": {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 
-	"cmd/internal/config":  {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
+	"cmd/internal/config": {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
+	"cmd/internal/probe": {"smtpwire", "smtpwire/tlshello", "enforce", "enforce/dane", "enforce/mtasts", "enforce/published", "enforce/resolver",
+		"enforce/revocation", "golang.org/x/sync"},
 	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "smtpwire", "smtpwire/tlshello",
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/probe", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "smtpwire", "smtpwire/tlshello",
 		"github.com/spf13/cobra", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 
@@ -73,6 +75,7 @@ var mayNotUse = map[string][]string{
 		"os/exec", "log", "net/textproto", "net/smtp",
 	},
 	"proxy/internal/intercept": {"os/exec", "log"},
+	"cmd/internal/probe":       {"os", "os/exec", "log", "net/smtp"}, // os: it writes nothing
 	"cmd/postern":              {"os/exec", "log", "net/smtp"},
 }
 
