@@ -1,5 +1,10 @@
 package enforce
 
+import (
+	"maps"
+	"slices"
+)
+
 // A Reason names why a session, sender or recipient was refused. The same
 // identifier stands in the reply, the record, the metrics and every report.
 type Reason string
@@ -48,6 +53,9 @@ const (
 	UpstreamLost        Reason = "upstream-lost"
 	Overload            Reason = "overload"
 )
+
+// Reasons gives all reasons, sorted.
+func Reasons() []Reason { return slices.Sorted(maps.Keys(statuses)) }
 
 // status is what a refusal for a reason is answered with. RFC 3463 gives the
 // enhanced codes their meaning; the first digit follows the verdict unless a

@@ -36,6 +36,8 @@ type knowledge struct {
 	revoked  *revocation.Checker
 	follower *published.Follower
 
+	complaints complaints
+
 	resolver atomic.Pointer[resolver.Resolver] // replaced by a reload
 	log      atomic.Pointer[zap.Logger]        // of the latest configuration
 }
@@ -151,6 +153,7 @@ func (k *knowledge) take(was, is Config, log *zap.Logger) {
 func (k *knowledge) equip(s *snapshot, config Config) {
 	s.Holds = holds{&k.holds, config.TLS.Hold}
 	s.Revoked = k.isRevoked
+	s.Complained = k.complaints.tell(s.log)
 	if downgrade := config.Memory.Downgrade; downgrade != "" && downgrade != "off" {
 		s.Memory = remembrance{k.memory}
 	}

@@ -98,6 +98,9 @@ func (p policyHosts) dial(ctx context.Context, network, address string) (net.Con
 	}
 	last := errors.New("the policy host has no address")
 	for _, a := range found.Addrs[:min(len(found.Addrs), 8)] {
+		if a = a.Unmap(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
+			continue // whoever owns the name would have us talk to ourselves
+		}
 		conn, err := new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(a.String(), port))
 		if err == nil {
 			return conn, nil

@@ -38,6 +38,10 @@ func NewReader(src io.Reader) *Reader { return &Reader{src: src} }
 // injection attacks that came of carrying them over.
 func (r *Reader) Buffered() int { return r.w - r.r }
 
+// AtRest reports whether nothing has been read beyond the last line or reply that
+// was returned, not even a part of the next.
+func (r *Reader) AtRest() bool { return r.r == r.w && r.swallowed == 0 && r.replyLines == 0 }
+
 // HasLine reports whether a whole line is buffered.
 func (r *Reader) HasLine() bool { return bytes.IndexByte(r.buf[r.r:r.w], '\n') >= 0 }
 

@@ -21,12 +21,12 @@ var mayImport = map[string][]string{
 
 	"enforce":          {},
 	"enforce/memory":   {"enforce", "go.etcd.io/bbolt"},
+	"enforce/dane":     {"enforce", "enforce/resolver"},
 	"enforce/resolver": {"github.com/miekg/dns", "golang.org/x/sync"},
 
 	"enforce/revocation": {"golang.org/x/crypto", "golang.org/x/sync"},
 	"enforce/mtasts":     {"enforce"},
 
-	"enforce/dane":      {"enforce", "enforce/resolver"},
 	"enforce/published": {"enforce", "enforce/dane", "enforce/mtasts", "enforce/resolver"},
 
 	"proxy": {"enforce", "enforce/memory", "enforce/mtasts", "enforce/published", "enforce/resolver", "enforce/revocation", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 		"go.uber.org/zap", "golang.org/x/net"},
 
 	"proxy/proxytest":        {},
+	"proxy/proxytest/dnslab": {},
 	"proxy/proxytest/mta":    {"proxy/proxytest/netlab"},
 	"proxy/proxytest/netlab": {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 

@@ -30,7 +30,7 @@ func (r *Resolver) lookup(ctx context.Context, q question) *answer {
 		for _, server := range r.servers {
 			reply, err := exchange(ctx, q, server, round)
 			if err == nil {
-				a := read(reply, q, r.believes(server) && reply.AuthenticatedData, time.Now())
+				a := read(reply, q, r.BelievesServer(server) && reply.AuthenticatedData, time.Now())
 				if a.err == nil {
 					return a
 				}

@@ -127,6 +127,28 @@ func addressOf(rr dns.RR) netip.Addr {
 	return netip.Addr{}
 }
 
+// An Alias is where the CNAME record of a name itself leads, not that of another
+// behind it.
+type Alias struct {
+	Target  string // empty: there is none
+	Secure  bool
+	Expires time.Time
+}
+
+// Alias gives the CNAME record of a name. Of a name whose alias leads out of what
+// DNSSEC secures this is what tells whether it stands in it itself.
+func (r *Resolver) Alias(ctx context.Context, name string) (Alias, error) {
+	a, err := r.ask(ctx, name, dns.TypeCNAME)
+	if err != nil {
+		return Alias{}, err
+	}
+	alias := Alias{Secure: a.secure, Expires: a.expires}
+	for _, rr := range a.records {
+		alias.Target = strings.TrimSuffix(strings.ToLower(rr.(*dns.CNAME).Target), ".")
+	}
+	return alias, nil
+}
+
 // A TXT is the text records of a name.
 type TXT struct {
 	Records []string // the strings of each, joined

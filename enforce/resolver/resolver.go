@@ -69,14 +69,15 @@ func New(o Options) *Resolver {
 // Resolver that believes none nothing is ever Secure.
 func (r *Resolver) Believes() bool {
 	for _, s := range r.servers {
-		if r.believes(s) {
+		if r.BelievesServer(s) {
 			return true
 		}
 	}
 	return false
 }
 
-func (r *Resolver) believes(server netip.AddrPort) bool {
+// BelievesServer reports whether the AD bit of a server at that address is believed.
+func (r *Resolver) BelievesServer(server netip.AddrPort) bool {
 	return r.trust == TrustAlways || r.trust == TrustLoopback && server.Addr().Unmap().IsLoopback()
 }
 

@@ -89,6 +89,9 @@ func (c *Conn) Rest() []byte {
 // Buffered returns how many octets were read and not consumed.
 func (c *Conn) Buffered() int { return c.read.Buffered() }
 
+// AtRest reports whether nothing of what the peer says next was read yet.
+func (c *Conn) AtRest() bool { return c.read.AtRest() }
+
 // HasLine reports whether the next ReadLine can be answered without waiting.
 func (c *Conn) HasLine() bool { return c.read.HasLine() }
 

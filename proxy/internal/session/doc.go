@@ -5,10 +5,10 @@
 // banner, the first EHLO and how the upstream is secured before the client is
 // answered, clienttls.go the client's own STARTTLS, dispatch.go the commands,
 // envelope.go MAIL and RCPT, content.go DATA and BDAT, replies.go the order in
-// which replies reach the client, pump.go what comes of the upstream's, refuse.go
-// verdicts and how they are spoken, words.go every reply that is Postern's own,
-// facts.go what a handshake yielded, passthrough.go what observing does where
-// Postern would stand in the way.
+// which replies reach the client, pump.go what comes of the upstream's, halt.go
+// how that is stopped for a while, refuse.go verdicts and how they are spoken,
+// words.go every reply that is Postern's own, facts.go what a handshake yielded,
+// passthrough.go what observing does where Postern would stand in the way.
 //
 // Two goroutines run a session. One reads the client and alone writes to the
 // upstream; the other, started when the first EHLO has been answered, reads the

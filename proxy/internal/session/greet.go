@@ -147,8 +147,7 @@ func (s *Session) introduce() bool {
 			return false
 		}
 	}
-	s.pumping = true
-	go s.pump()
+	s.resumePump()
 	return true
 }
 

@@ -2,34 +2,65 @@ package session
 
 import "time"
 
-// haltPump stops the goroutine that reads the upstream, so that another leg can
-// take the place of the present one, or a handshake be run on it. It is for the
-// goroutine that reads the client, which then reads the upstream itself until
-// resumePump. False: the upstream owes replies, or the session is over.
+// To take the upstream leg into TLS, or to put another in its place, behind the
+// first EHLO takes the goroutine that reads it out of the way for a while. What
+// the upstream says then is read by exchange, as it was before the pump ran.
+
+// haltPump has the pump leave and the session go on without it, until resumePump.
+// It waits for all that the upstream owes. When ok is false the session is over
+// and the client has been told.
 //
-// What the upstream says unasked until the pump has stopped ends the session, as
-// ever; what it says behind that is found by whoever reads it next.
-func (s *Session) haltPump() bool {
-	s.mu.Lock()
-	if s.over || len(s.queue) > 0 {
-		s.mu.Unlock()
+// Nothing that the upstream says around it is lost, or taken for the answer to
+// what it is asked next: a reply that comes before the pump has left is one to
+// nothing, as ever, and so is one of which a part has come; what comes later is
+// found by exchange or by the pump that runs next.
+func (s *Session) haltPump() (ok bool) {
+	if !s.pumping {
+		return !s.ended()
+	}
+	if !s.settle() {
 		return false
 	}
-	s.halted = true
-	s.upstream.SetReplyDeadline(time.Unix(1, 0))
+	s.mu.Lock()
+	s.halting = true
+	s.upstream.SetReplyDeadline(time.Unix(1, 0)) // it looks up, and finds that it is to leave
 	s.mu.Unlock()
 	<-s.pumpDone
-
+	s.pumping = false
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.halted, s.pumping = false, false
-	return !s.over
+	s.halting = false
+	if s.over {
+		return false
+	}
+	if !s.upstream.AtRest() {
+		s.breakOff("upstream replied to nothing")
+		return false
+	}
+	return true
 }
 
-// resumePump has the upstream leg, whichever it is now, read by a goroutine of its
-// own again.
+// resumePump begins to pump, the first time and after each haltPump.
 func (s *Session) resumePump() {
 	s.pumpDone = make(chan struct{})
 	s.pumping = true
 	go s.pump()
+}
+
+// attend sets how long the pump waits for the next reply; false when it has been
+// halted.
+func (s *Session) attend() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.halting {
+		return false
+	}
+	s.upstream.SetReplyDeadline(s.deadline())
+	return true
+}
+
+func (s *Session) ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over
 }

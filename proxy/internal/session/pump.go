@@ -12,20 +12,11 @@ import (
 )
 
 // pump reads the upstream's replies and gives each to whom it belongs, until the
-// upstream leg ends.
+// upstream leg ends or haltPump is called.
 func (s *Session) pump() {
 	defer close(s.pumpDone)
 	defer s.crashed()
-	for {
-		s.mu.Lock()
-		halted := s.halted
-		if !halted {
-			s.upstream.SetReplyDeadline(s.deadline())
-		}
-		s.mu.Unlock()
-		if halted {
-			return
-		}
+	for s.attend() {
 		reply, err := s.upstream.ReadReply(s.snap.Limits.ReplyLines)
 		switch {
 		case err == nil:

@@ -48,19 +48,18 @@ func (e *expected) whole() bool { return e.kind == final && e.last && e.sent }
 // end of the upstream leg.
 type replies struct {
 	mu        sync.Mutex
-	settled   *sync.Cond  // the queue has become empty, or over
-	queue     []*expected // its head is always owed by the upstream
-	over      bool        // nothing more will come from the upstream
-	told      bool        // nothing more may be said to the client
-	inContent bool        // message content is going up
-	halted    bool        // the pump is to stop, and the session to go on
-	pumpDone  chan struct{}
+	settled   *sync.Cond    // the queue has become empty, or over
+	queue     []*expected   // its head is always owed by the upstream
+	over      bool          // nothing more will come from the upstream
+	told      bool          // nothing more may be said to the client
+	inContent bool          // message content is going up
+	halting   bool          // the goroutine that reads the upstream is to leave
+	pumpDone  chan struct{} // closed when that has left; made anew for each
 	dead      chan struct{} // closed with over
 }
 
 func (r *replies) init() {
 	r.settled = sync.NewCond(&r.mu)
-	r.pumpDone = make(chan struct{})
 	r.dead = make(chan struct{})
 }
 
