@@ -52,9 +52,10 @@ type dialogue struct {
 
 // A caller opens connections, no more than so many at a time.
 type caller struct {
-	helo  string
-	turn  chan struct{}                    // of all
-	there map[netip.AddrPort]chan struct{} // of one address
+	helo     string
+	patience time.Duration
+	turn     chan struct{}                    // of all
+	there    map[netip.AddrPort]chan struct{} // of one address
 }
 
 // An ask is what one connection is for.
@@ -65,7 +66,7 @@ type ask struct {
 	greet  bool // say EHLO again in TLS
 }
 
-// call opens one connection, within the context and perConnection.
+// call opens one connection, within the context and so much patience.
 func (c *caller) call(ctx context.Context, a ask) *dialogue {
 	d := new(dialogue)
 	for _, turn := range []chan struct{}{c.there[a.to], c.turn} {
@@ -77,7 +78,7 @@ func (c *caller) call(ctx context.Context, a ask) *dialogue {
 			return d
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, perConnection)
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.to.String())
 	if err != nil {

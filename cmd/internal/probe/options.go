@@ -24,6 +24,8 @@ type Options struct {
 	Domain string
 	Port   uint16
 
+	Patience time.Duration // with one connection; 0 is 20 s
+
 	Helo   string           // what EHLO says
 	Client netip.Addr       // who connects, for rules; the zero Addr: whoever this machine is to the server
 	Sender *enforce.Address // nil: nothing is known of the sender

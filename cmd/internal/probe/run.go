@@ -40,35 +40,37 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		o.Host == "" && !o.Address.IsValid() && o.Domain == "" {
 		return nil, errors.New("probe: nothing to look at, or nothing to judge by")
 	}
+	if o.Patience <= 0 {
+		o.Patience = perConnection
+	}
 	p := &prober{
 		Options:   o,
-		caller:    caller{helo: o.Helo, turn: make(chan struct{}, atOnce), there: map[netip.AddrPort]chan struct{}{}},
+		caller:    caller{helo: o.Helo, patience: o.Patience, turn: make(chan struct{}, atOnce), there: map[netip.AddrPort]chan struct{}{}},
 		directory: published.New(o.Known.Resolver, o.Known.Policies),
 		now:       time.Now(),
 		published: make(chan struct{}),
 	}
 	r := &Report{Kind: "domain", Domain: o.Domain, Port: o.Port, Hosts: []Host{}}
-	mx := p.target(ctx, r)
+	p.target(ctx, r)
 	var aside sync.WaitGroup
-	aside.Go(func() { p.consult(ctx, mx) })
+	aside.Go(func() { p.consult(ctx) })
 	p.mxOf = p.followed(ctx)
 	p.visit(ctx, r)
 	aside.Wait()
-	p.conclude(r, mx)
+	p.conclude(r)
 	return r, nil
 }
 
-// target settles which hosts there are, and gives them as DNS does.
-func (p *prober) target(ctx context.Context, r *Report) resolver.MX {
+// target settles which hosts there are.
+func (p *prober) target(ctx context.Context, r *Report) {
 	switch {
 	case p.Address.IsValid():
 		r.Kind, r.Hosts = "host", []Host{{Addresses: []Address{}}}
 		r.Target = netip.AddrPortFrom(p.Address, p.Port).String()
-		return resolver.MX{}
+		return
 	case p.Host != "":
 		r.Kind, r.Hosts, r.Target = "host", []Host{{Name: p.Host, Addresses: []Address{}}}, p.Host
-		// That it is a host of the domain is said by who asks, not by DNS.
-		return resolver.MX{Secure: true, Hosts: []resolver.MXHost{{Name: p.Host}}, Expires: p.now.Add(time.Hour)}
+		return
 	}
 	r.Target = p.Domain
 	mx, err := p.Known.Resolver.MX(ctx, p.Domain)
@@ -90,11 +92,10 @@ func (p *prober) target(ctx context.Context, r *Report) resolver.MX {
 	if more := len(mx.Hosts) - mostHosts; more > 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("%d more hosts were left out", more))
 	}
-	return mx
 }
 
 // consult asks what the domain, and each host, publishes.
-func (p *prober) consult(ctx context.Context, mx resolver.MX) {
+func (p *prober) consult(ctx context.Context) {
 	defer close(p.published)
 	var both sync.WaitGroup
 	if p.Domain != "" {
@@ -102,14 +103,16 @@ func (p *prober) consult(ctx context.Context, mx resolver.MX) {
 			p.listing = p.directory.Look(ctx, p.Domain, p.Port, enforce.Auto{DANE: true, MTASTS: true})
 		})
 	}
-	domain := p.Domain
-	if domain == "" {
-		domain = p.Host
-	}
-	if p.Host != "" || p.Domain != "" && !p.Address.IsValid() {
-		both.Go(func() { p.hosts = dane.Lookup(ctx, p.Known.Resolver, domain, mx, p.Port) })
+	if p.Host != "" {
+		// Not under the domain's name: that this host is one of its hosts is said by
+		// who asks, and not by DNS.
+		mx := resolver.MX{Secure: true, Hosts: []resolver.MXHost{{Name: p.Host}}, Expires: p.now.Add(time.Hour)}
+		both.Go(func() { p.hosts = dane.Lookup(ctx, p.Known.Resolver, p.Host, mx, p.Port) })
 	}
 	both.Wait()
+	if p.Host == "" && !p.Address.IsValid() {
+		p.hosts = p.listing.Hosts
+	}
 }
 
 // followed finds the addresses of the MX hosts of the domains that rules name.
@@ -198,7 +201,7 @@ func (p *prober) addresses(ctx context.Context, h *Host) []netip.Addr {
 }
 
 // conclude adds what holds for more than one address.
-func (p *prober) conclude(r *Report, mx resolver.MX) {
+func (p *prober) conclude(r *Report) {
 	if p.Domain != "" {
 		r.MTASTS = policyOf(p.listing.Policy)
 	}

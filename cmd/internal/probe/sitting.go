@@ -53,11 +53,11 @@ func (s *sitting) sit(ctx context.Context) {
 		return
 	}
 	var judging sync.WaitGroup
+	judging.Go(func() { s.judge(ctx) })
 	judging.Go(func() {
 		if len(s.shown) > 0 {
 			s.certificate(ctx, s.shown, s.first.state.OCSPResponse)
 		}
-		s.judge(ctx)
 		s.hold(ctx)
 	})
 	if s.first.caps.Has("STARTTLS") {
