@@ -107,7 +107,7 @@ type Try struct {
 	Name   string `json:"name"`
 	Result string `json:"result"`           // "accepted", "refused" or "unknown"
 	Cipher string `json:"cipher,omitempty"` // that was chosen
-	Detail string `json:"detail,omitempty"` // why it was not accepted
+	Detail string `json:"detail,omitempty"` // why it was not accepted, or the handshake failed after all
 }
 
 // Suites are those that are accepted, in the order of the server's choice.

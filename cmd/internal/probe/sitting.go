@@ -36,8 +36,9 @@ type sitting struct {
 
 	tries    atomic.Int32
 	failures atomic.Int32 // in a row
+	enough   atomic.Bool  // of them: the address is left alone from then on
 	mu       sync.Mutex
-	spare    *tls.ConnectionState // of a version below the floor
+	spare    showing // of the highest version that was accepted
 }
 
 // sit does all that is to be done with the address.
@@ -46,7 +47,7 @@ func (s *sitting) sit(ctx context.Context) {
 	defer func() {
 		s.out.duration = time.Since(began)
 		s.out.Duration, s.out.Tries = s.out.duration.Milliseconds(), int(s.tries.Load())
-		s.out.LeftAlone = s.failures.Load() >= mostFailures
+		s.out.LeftAlone = s.enough.Load()
 	}()
 	s.session(ctx)
 	if !s.out.Reached {
@@ -64,8 +65,8 @@ func (s *sitting) sit(ctx context.Context) {
 		s.survey(ctx)
 	}
 	judging.Wait()
-	if s.out.Chain == nil && s.spare != nil {
-		s.certificate(ctx, s.spare.PeerCertificates, s.spare.OCSPResponse)
+	if s.out.Chain == nil && len(s.spare.chain) > 0 {
+		s.certificate(ctx, s.spare.chain, s.spare.staple)
 	}
 }
 
@@ -133,7 +134,7 @@ func (s *sitting) anything() *tls.Config {
 
 // try opens a connection. After several that came to nothing it opens none.
 func (s *sitting) try(ctx context.Context, a ask) *dialogue {
-	if s.failures.Load() >= mostFailures {
+	if s.enough.Load() {
 		return &dialogue{detail: fmt.Sprintf("not tried: %d connections before it came to nothing", mostFailures)}
 	}
 	s.tries.Add(1)
@@ -141,8 +142,8 @@ func (s *sitting) try(ctx context.Context, a ask) *dialogue {
 	switch {
 	case d.phase >= inHandshake && !d.timeout:
 		s.failures.Store(0)
-	case ctx.Err() == nil:
-		s.failures.Add(1)
+	case ctx.Err() == nil && s.failures.Add(1) >= mostFailures:
+		s.enough.Store(true)
 	}
 	return d
 }

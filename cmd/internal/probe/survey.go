@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"slices"
 
 	"postern/enforce"
@@ -57,20 +58,44 @@ func (s *sitting) version(ctx context.Context, v uint16) Try {
 		return config
 	}})
 	t := Try{Name: tlshello.VersionName(v)}
-	if t.Result, t.Detail = outcome(d); t.Result == accepted {
-		t.Cipher = tlshello.CipherName(d.state.CipherSuite)
-		s.keep(d)
+	t.Result, t.Detail = outcome(d)
+	if suite := chosen(d, v); suite != 0 {
+		t.Result, t.Cipher = accepted, tlshello.CipherName(suite)
+		s.keep(d, v)
 	}
 	return t
 }
 
-// keep holds on to what a handshake yielded, for a server that the proxy would
-// have none with.
-func (s *sitting) keep(d *dialogue) {
+// chosen gives the suite that the server chose with the version, 0 where it did not.
+// A handshake may fail for another reason afterwards, such as a client certificate
+// that is not there.
+func chosen(d *dialogue, version uint16) uint16 {
+	switch {
+	case d.phase == inTLS && d.state.Version == version:
+		return d.state.CipherSuite
+	case d.phase == inHandshake && d.chosen != nil && d.chosen.Version == version:
+		return d.chosen.CipherSuite
+	}
+	return 0
+}
+
+// A showing is what a server showed in a version of TLS.
+type showing struct {
+	version uint16
+	chain   []*x509.Certificate
+	staple  []byte
+}
+
+// keep holds on to what a server showed that the proxy has no session with.
+func (s *sitting) keep(d *dialogue, version uint16) {
+	chain := d.state.PeerCertificates
+	if len(chain) == 0 {
+		chain = parse(d.raw)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.spare == nil || s.spare.Version < d.state.Version {
-		s.spare = &d.state
+	if len(chain) > 0 && version > s.spare.version {
+		s.spare = showing{version, chain, d.state.OCSPResponse}
 	}
 }
 
@@ -85,9 +110,9 @@ func (s *sitting) suites(ctx context.Context) {
 			return config
 		}})
 		result, detail := outcome(d)
-		if result == accepted && slices.Contains(left, d.state.CipherSuite) {
-			s.out.Suites.TLS12 = append(s.out.Suites.TLS12, tlshello.CipherName(d.state.CipherSuite))
-			left = slices.DeleteFunc(slices.Clone(left), func(id uint16) bool { return id == d.state.CipherSuite })
+		if suite := chosen(d, tls.VersionTLS12); slices.Contains(left, suite) {
+			s.out.Suites.TLS12 = append(s.out.Suites.TLS12, tlshello.CipherName(suite))
+			left = slices.DeleteFunc(slices.Clone(left), func(id uint16) bool { return id == suite })
 			continue
 		}
 		s.out.Suites.Complete = result == refused
