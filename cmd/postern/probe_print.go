@@ -43,11 +43,14 @@ func inAll(r *probe.Report) string {
 	if r.Reached == 0 {
 		return "no server was reached"
 	}
-	words := addressCount(r.Reached) + " reached, "
-	if r.Refused == 0 {
-		return words + "none refused"
+	words := addressCount(r.Reached) + " reached"
+	if r.Unknown > 0 {
+		words += fmt.Sprintf(", %d not judged in time", r.Unknown)
 	}
-	words += fmt.Sprintf("%d refused", r.Refused)
+	if r.Refused == 0 {
+		return words + ", none refused"
+	}
+	words += fmt.Sprintf(", %d refused", r.Refused)
 	if r.Mode == "observe" {
 		words += ` (mode = "observe": recorded, not spoken)`
 	}

@@ -19,7 +19,8 @@ type Report struct {
 	Notes   []string `json:"notes,omitempty"`
 	Reached int      `json:"reached"` // addresses that answered as mail servers
 	Refused int      `json:"refused"` // of those, how many the policy refuses
-	Fine    bool     `json:"fine"`    // some were reached, and none was refused
+	Unknown int      `json:"unknown"` // of those, of how many the verdict could not be found out in time
+	Fine    bool     `json:"fine"`    // some were reached, and the policy allows each of them
 }
 
 // An MX is what a domain says about its hosts.
@@ -184,7 +185,7 @@ type Verdict struct {
 	Client   string   `json:"client,omitempty"` // the address that rules were asked with
 	Rule     string   `json:"rule,omitempty"`   // the connection rule
 	Envelope string   `json:"envelope_rule,omitempty"`
-	Verdict  string   `json:"verdict"` // "allow", "defer" or "reject"
+	Verdict  string   `json:"verdict"` // "allow", "defer" or "reject"; "unknown" where time ran out
 	Stage    string   `json:"stage,omitempty"`
 	Reason   string   `json:"reason,omitempty"`
 	Detail   string   `json:"detail,omitempty"`

@@ -218,12 +218,16 @@ func (p *prober) conclude(r *Report) {
 			if a.Reached {
 				r.Reached++
 			}
-			if a.Verdict != nil && a.Verdict.Verdict != enforce.Allow.String() {
+			switch {
+			case a.Verdict == nil:
+			case a.Verdict.Reason != "":
 				r.Refused++
+			case a.Verdict.Verdict == unknown:
+				r.Unknown++
 			}
 		}
 	}
-	r.Fine = r.Reached > 0 && r.Refused == 0
+	r.Fine = r.Reached > 0 && r.Refused == 0 && r.Unknown == 0
 	if p.Domain == "" {
 		r.Notes = append(r.Notes, "no recipient domain was given: rules for domains, and what a domain publishes, were not judged")
 	}
