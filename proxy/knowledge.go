@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -102,7 +101,7 @@ func (k *knowledge) openPolicies(dir string) (*mtasts.Cache, error) {
 			txt, err := k.resolver.Load().TXT(ctx, name)
 			return txt.Records, err
 		},
-		Dial: k.dialPolicyHost,
+		Dial: policyHosts{k.resolver.Load}.dial,
 		Dir:  dir,
 		Report: func(subject string, err error) {
 			k.log.Load().Warn("mta-sts", zap.String("subject", subject), zap.String("error", clean(err)))
@@ -119,30 +118,6 @@ func clean(err error) string {
 		return r
 	}, err.Error())
 	return text[:min(len(text), 256)]
-}
-
-// dialPolicyHost connects to the first address of a policy host that answers.
-func (k *knowledge) dialPolicyHost(ctx context.Context, network, address string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	found, err := k.resolver.Load().Addresses(ctx, host)
-	if err != nil {
-		return nil, err
-	}
-	last := errors.New("the policy host has no address")
-	for _, a := range found.Addrs[:min(len(found.Addrs), 8)] {
-		if a = a.Unmap(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
-			continue // whoever owns the name would have us talk to ourselves
-		}
-		conn, err := new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(a.String(), port))
-		if err == nil {
-			return conn, nil
-		}
-		last = err
-	}
-	return nil, last
 }
 
 // MXFile is where a server that goes by config keeps the addresses of MX hosts,
@@ -217,6 +192,11 @@ func (k *knowledge) isRevoked(ctx context.Context, built []*x509.Certificate, st
 			k.revoked.Start(built, stapled, now)
 		}
 	}
+	return revocationOf(r, built)
+}
+
+// revocationOf gives a result the form that is judged.
+func revocationOf(r revocation.Result, built []*x509.Certificate) enforce.RevocationResult {
 	result := enforce.RevocationResult{Detail: r.Detail, NobodyToAsk: nobodyToAsk(built)}
 	switch r.State {
 	case revocation.Good:

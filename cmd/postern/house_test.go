@@ -47,8 +47,10 @@ var mayImport = map[string][]string{
 
 	"cmd/internal/config":   {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
 	"cmd/internal/recorded": {"enforce", "smtpwire/tlshello"},
-	"cmd/internal/service":  {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/recorded", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
+	"cmd/internal/probe": {"smtpwire", "smtpwire/tlshello", "enforce", "enforce/dane", "enforce/mtasts", "enforce/published", "enforce/resolver",
+		"enforce/revocation", "golang.org/x/sync"},
+	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/probe", "cmd/internal/recorded", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 
@@ -76,6 +78,7 @@ var mayNotUse = map[string][]string{
 		"os/exec", "log", "net/textproto", "net/smtp",
 	},
 	"proxy/internal/intercept": {"os/exec", "log"},
+	"cmd/internal/probe":       {"os", "os/exec", "log", "net/smtp"}, // os: it writes nothing
 	"cmd/postern":              {"os/exec", "log", "net/smtp"},
 }
 

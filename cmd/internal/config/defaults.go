@@ -20,6 +20,15 @@ func inside() []netip.Prefix {
 	return all
 }
 
+// BuiltIn is what holds without any file: the defaults and the built-in rule. It has
+// no Path. What a file must say, such as where connections come in, it does not.
+func BuiltIn() *File {
+	f := &File{Proxy: defaults(), at: &positions{}}
+	policy, _ := enforce.Compile(nil, f.Proxy.TLS.MinVersion) // nothing can be wrong with no rules
+	f.Policy = policy.Verifying(f.Proxy.Verification())
+	return f
+}
+
 // defaults are the values of all keys that are not written. Two depend on
 // others, and are set where those are known: PreserveSource holds for tproxy
 // alone, and redirect listens on the unspecified addresses, but for connections
