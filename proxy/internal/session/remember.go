@@ -46,15 +46,10 @@ func (s *Session) recollect() {
 	}
 }
 
-// blameHand says in whose hands STARTTLS may have been lost, by the marks that
-// they leave.
+// blameHand notes in whose hands STARTTLS may have been lost, by the marks that
+// they leave. The client is not told: it could not mend it.
 func (s *Session) blameHand() {
-	switch mark := smtpwire.StripMark([]byte(s.rec.Upstream.Banner), s.caps, s.heloOnly); mark {
-	case smtpwire.NoMark:
-	default:
-		s.facts.Upstream.Detail = "STARTTLS is not offered: " + mark.Words()
-		s.rec.UpstreamTLS.StrippedBy = mark.String()
-	}
+	s.rec.UpstreamTLS.StrippedBy = smtpwire.StripMark([]byte(s.rec.Upstream.Banner), s.caps, s.heloOnly).String()
 }
 
 // recollectDomain does so for a recipient's domain, where nothing is remembered of
