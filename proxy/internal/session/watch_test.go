@@ -484,7 +484,9 @@ func TestNothingInClearPassesBehindAHandshake(t *testing.T) {
 }
 
 func TestAHandshakeThatFailsIsToldByWhomAsFarAsThatCanBeSeen(t *testing.T) {
-	verifying := func(version uint16) *tls.Config { return &tls.Config{ServerName: "mx.example.net", MaxVersion: version} }
+	verifying := func(version uint16) *tls.Config {
+		return &tls.Config{ServerName: "mx.example.net", MaxVersion: version}
+	}
 	for _, tc := range []struct {
 		name           string
 		client, server *tls.Config
