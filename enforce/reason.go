@@ -1,5 +1,10 @@
 package enforce
 
+import (
+	"maps"
+	"slices"
+)
+
 // A Reason names why a session, sender or recipient was refused. The same
 // identifier stands in the reply, the record, the metrics and every report.
 type Reason string
@@ -94,6 +99,9 @@ var statuses = map[Reason]status{
 	UpstreamLost:             {subject: "4.2"},
 	Overload:                 {subject: "3.2"},
 }
+
+// Reasons gives all reasons, in the order of their names.
+func Reasons() []Reason { return slices.Sorted(maps.Keys(statuses)) }
 
 // Codes gives the reply code and the enhanced status code that a refusal of one
 // sender or recipient is spoken with: "451 4.7.5". A refusal of the whole

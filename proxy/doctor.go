@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"time"
 
+	"postern/enforce"
 	"postern/proxy/internal/doctor"
 )
 
@@ -31,7 +33,7 @@ type Examination struct {
 // It changes nothing, looks at the network namespace of the calling thread, and
 // ends within some seconds. What it may not look at is a finding too.
 func Examine(ctx context.Context, config Config, x Examination) []Finding {
-	p := doctor.Patient{Plan: plan(config), User: x.User, Built: x.Built, Flags: x.Flags}
+	p := doctor.Patient{Plan: plan(config), Resolver: resolverOf(config), User: x.User, Built: x.Built, Flags: x.Flags}
 	// Each by itself, so that one that is broken does not hide what others are.
 	for _, c := range config.TLS.Certificates {
 		one := doctor.Certificate{Name: c.Name, Cert: c.Cert, Key: c.Key}
@@ -51,3 +53,11 @@ func Examine(ctx context.Context, config Config, x Examination) []Finding {
 
 // Checks names what Examine looks at, in order.
 func Checks() []string { return doctor.Checks() }
+
+func resolverOf(config Config) doctor.Asked {
+	r := doctor.Asked{Demanded: slices.ContainsFunc(config.Rules, func(r enforce.Rule) bool { return r.Verify == enforce.VerifyDANE })}
+	if r.Demanded || config.Verify.Auto.DANE {
+		r.Servers, r.Believes = config.Resolver.Servers, newResolver(config.Resolver).BelievesServer
+	}
+	return r
+}

@@ -37,6 +37,8 @@ type knowledge struct {
 	revoked  *revocation.Checker
 	follower *published.Follower
 
+	complaints complaints
+
 	resolver atomic.Pointer[resolver.Resolver] // replaced by a reload
 	log      atomic.Pointer[zap.Logger]        // of the latest configuration
 }
@@ -63,7 +65,7 @@ func newKnowledge(config Config, log *zap.Logger) (*knowledge, error) {
 			return nil, fmt.Errorf("policies: %w", err)
 		}
 	}
-	k.follower = published.NewFollower(k.resolver.Load(), k.mxFile(config), func(err error) {
+	k.follower = published.NewFollower(k.resolver.Load(), k.place(MXFile(config), "to_mx_of"), func(err error) {
 		k.log.Load().Warn("mx hosts", zap.Error(err))
 	})
 	return k, nil
@@ -131,6 +133,9 @@ func (k *knowledge) dialPolicyHost(ctx context.Context, network, address string)
 	}
 	last := errors.New("the policy host has no address")
 	for _, a := range found.Addrs[:min(len(found.Addrs), 8)] {
+		if a = a.Unmap(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
+			continue // whoever owns the name would have us talk to ourselves
+		}
 		conn, err := new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(a.String(), port))
 		if err == nil {
 			return conn, nil
@@ -140,12 +145,13 @@ func (k *knowledge) dialPolicyHost(ctx context.Context, network, address string)
 	return nil, last
 }
 
-func (k *knowledge) mxFile(config Config) string {
-	dir := k.place(config.Memory.Store, "memory.store")
-	if dir == "" {
+// MXFile is where a server that goes by config keeps the addresses of MX hosts,
+// beside its memory; "" where it keeps them in memory.
+func MXFile(config Config) string {
+	if config.Memory.Store == "" {
 		return ""
 	}
-	return filepath.Join(filepath.Dir(dir), "mx.json")
+	return filepath.Join(filepath.Dir(config.Memory.Store), "mx.json")
 }
 
 // canTake reports in what way a reload to config would leave what is open behind.
@@ -173,6 +179,7 @@ func (k *knowledge) take(was, is Config, log *zap.Logger) {
 func (k *knowledge) equip(s *snapshot, config Config) {
 	s.Holds = holds{&k.holds, config.TLS.Hold}
 	s.Revoked = k.isRevoked
+	s.Complained = k.complaints.tell(s.log)
 	if downgrade := config.Memory.Downgrade; downgrade != "" && downgrade != "off" {
 		s.Memory = remembrance{k.memory}
 	}

@@ -21,12 +21,12 @@ var mayImport = map[string][]string{
 
 	"enforce":          {},
 	"enforce/memory":   {"enforce", "go.etcd.io/bbolt"},
+	"enforce/dane":     {"enforce", "enforce/resolver"},
 	"enforce/resolver": {"github.com/miekg/dns", "golang.org/x/sync"},
 
 	"enforce/revocation": {"golang.org/x/crypto", "golang.org/x/sync"},
 	"enforce/mtasts":     {"enforce"},
 
-	"enforce/dane":      {"enforce", "enforce/resolver"},
 	"enforce/published": {"enforce", "enforce/dane", "enforce/mtasts", "enforce/resolver"},
 
 	"proxy": {"enforce", "enforce/memory", "enforce/mtasts", "enforce/published", "enforce/resolver", "enforce/revocation", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
@@ -41,13 +41,15 @@ var mayImport = map[string][]string{
 		"go.uber.org/zap", "golang.org/x/net"},
 
 	"proxy/proxytest":        {},
+	"proxy/proxytest/dnslab": {},
 	"proxy/proxytest/mta":    {"proxy/proxytest/netlab"},
 	"proxy/proxytest/netlab": {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 
-	"cmd/internal/config":  {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
-	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "smtpwire", "smtpwire/tlshello",
-		"github.com/spf13/cobra", "go.uber.org/zap"},
+	"cmd/internal/config":   {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
+	"cmd/internal/recorded": {"enforce", "smtpwire/tlshello"},
+	"cmd/internal/service":  {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/recorded", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
+		"github.com/spf13/cobra", "github.com/spf13/pflag", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 
 	"packaging":             {},
@@ -59,16 +61,17 @@ var mayImport = map[string][]string{
 // mayNotUse are packages of the standard library that would let a room do what is
 // not its business.
 var mayNotUse = map[string][]string{
-	"smtpwire":           {"net", "os", "log", "time", "crypto/tls"},
-	"smtpwire/tlshello":  {"net", "os", "log", "time", "crypto/tls"},
-	"enforce":            {"net", "os", "log", "net/http", "io/fs"},
-	"enforce/memory":     {"net", "os/exec", "log", "net/http"}, // os: it has a file
-	"enforce/revocation": {"os", "log", "io/fs"},
-	"enforce/dane":       {"os", "log", "net/http"},
-	"enforce/resolver":   {"os", "log", "net/http"},
-	"enforce/published":  {"os/exec", "log", "net/http"}, // os: it has a file
-	"proxy":              {"log", "os/exec"},
-	"enforce/mtasts":     {"log", "os/exec"},
+	"smtpwire":              {"net", "os", "log", "time", "crypto/tls"},
+	"smtpwire/tlshello":     {"net", "os", "log", "time", "crypto/tls"},
+	"enforce":               {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/memory":        {"net", "os/exec", "log", "net/http"}, // os: it has a file
+	"enforce/revocation":    {"os", "log", "io/fs"},
+	"enforce/dane":          {"os", "log", "net/http"},
+	"enforce/resolver":      {"os", "log", "net/http"},
+	"enforce/published":     {"os/exec", "log", "net/http"}, // os: it has a file
+	"proxy":                 {"log", "os/exec"},
+	"enforce/mtasts":        {"log", "os/exec"},
+	"cmd/internal/recorded": {"net", "os", "log", "net/http", "io/fs"},
 	"proxy/internal/session": {
 		"os/exec", "log", "net/textproto", "net/smtp",
 	},

@@ -149,12 +149,29 @@ func (p *proposal) certificatesOf(b *strings.Builder) {
 	}
 }
 
-// resolversOf is a remark only: this release refuses [resolver].
+// resolversOf names the resolvers that programs of this machine ask: one here that
+// validates, if there is one, for only such a one is believed.
 func (p *proposal) resolversOf(b *strings.Builder) {
+	var here, answering []string
 	for _, r := range p.machine.Resolvers {
 		fmt.Fprintf(b, "# The resolver %s %s.\n", r.Address, resolverWords(r.Validates, r.Err))
+		place := netip.AddrPortFrom(r.Address, 53).String()
+		switch {
+		case r.Err == nil && r.Validates && r.Address.IsLoopback():
+			here = append(here, place)
+		case r.Err == nil:
+			answering = append(answering, place)
+		}
 	}
-	b.WriteString("# Nothing depends on it yet; DANE will need one that validates, on this machine.\n\n")
+	if len(here) > 0 {
+		fmt.Fprintf(b, "[resolver]\nservers = %s\n\n", tomlList(here))
+		return
+	}
+	b.WriteString("# Without one on this machine that validates DANE is enforced of nobody.\n")
+	if len(answering) > 0 {
+		fmt.Fprintf(b, "[resolver]\nservers = %s\n", tomlList(answering))
+	}
+	b.WriteString("\n")
 }
 
 func resolverWords(validates bool, err error) string {

@@ -42,8 +42,8 @@ type Options struct {
 	Dir string
 	// Report is told of what an administrator should see: a stored policy that
 	// could not be read or written, a policy that could not be refreshed (RFC 8461
-	// §10.2; not of those with mode none). subject is a domain or a file's name, both
-	// printable; the text of err may hold what a peer sent. Called by several
+	// §10.2; not of those with mode none). subject is a domain or a file's name. It
+	// and the text of err are printable ASCII of at most 256 bytes. Called by several
 	// goroutines at once; nil is silent.
 	Report func(subject string, err error)
 }
@@ -101,8 +101,8 @@ func New(o Options) (*Cache, error) {
 			c.disk.close()
 			return nil, err
 		}
-		for _, s := range strange {
-			c.report(detail(s), fmt.Errorf("%w: not one of ours", ErrStored))
+		for _, name := range strange {
+			c.report(printable(name), fmt.Errorf("%w: not one of ours", ErrStored))
 		}
 		for _, d := range domains {
 			c.settle(&entry{domain: d, unread: true, onDisk: true})
@@ -195,7 +195,9 @@ func (e *entry) answer(now time.Time) Policy {
 	} else if e.last != Found {
 		p.State = e.last
 	}
-	p.Err, p.Detail = e.err, detail(e.err)
+	if e.err != nil {
+		p.Err, p.Detail = e.err, e.err.Error()
+	}
 	return p
 }
 

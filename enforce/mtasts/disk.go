@@ -58,7 +58,7 @@ func (d *disk) close() error {
 
 // list names the domains that have a file, and files that have no business there.
 // What was being written when the power went is removed.
-func (d *disk) list() (domains []string, strange []error, err error) {
+func (d *disk) list() (domains, strange []string, err error) {
 	dir, err := d.root.Open(".")
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrStored, err)
@@ -73,7 +73,7 @@ func (d *disk) list() (domains []string, strange []error, err error) {
 			case e.Type().IsRegular() && strings.HasPrefix(name, unfinished):
 				_ = d.root.Remove(name)
 			case len(strange) < mostStrange:
-				strange = append(strange, errors.New(name))
+				strange = append(strange, name)
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -202,7 +202,7 @@ func (c *Cache) read(domain string) {
 	c.settle(e)
 	c.mu.Unlock()
 	if err != nil {
-		c.report(domain, fmt.Errorf("%w: %w", ErrStored, err))
+		c.report(domain, failed(ErrStored, err, err))
 	}
 }
 
@@ -220,6 +220,6 @@ func (c *Cache) keep(p Policy, asked time.Time) {
 	}
 	c.mu.Unlock()
 	if err != nil {
-		c.report(p.Domain, fmt.Errorf("%w: %w", ErrStored, err))
+		c.report(p.Domain, failed(ErrStored, err, err))
 	}
 }

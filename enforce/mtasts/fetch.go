@@ -34,7 +34,7 @@ func newClient(o Options) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  nil, // nor from the environment: who verifies the policy is who asks
-			DialContext:            o.Dial,
+			DialContext:            o.dial,
 			TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
@@ -42,6 +42,19 @@ func newClient(o Options) *http.Client {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+// A dialError is one of Options.Dial, told apart from all that TLS and HTTP say.
+type dialError struct{ error }
+
+func (e dialError) Unwrap() error { return e.error }
+
+func (o Options) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := o.Dial(ctx, network, address)
+	if err != nil {
+		return nil, dialError{err}
+	}
+	return conn, nil
 }
 
 // lookup gives the id that the domain's TXT record says, "" where there is no
@@ -53,7 +66,7 @@ func (c *Cache) lookup(ctx context.Context, domain string) (id string, err error
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrLookup, err)
+		return "", failed(ErrLookup, err, err)
 	}
 	return parseTXT(records), nil
 }
@@ -62,13 +75,29 @@ func (c *Cache) lookup(ctx context.Context, domain string) (id string, err error
 func (c *Cache) fetch(ctx context.Context, domain string) (document, error) {
 	body, err := c.get(ctx, "https://"+hostPrefix+domain+policyPath)
 	if err != nil {
-		return document{}, fmt.Errorf("%w: %w", ErrFetch, err)
+		return document{}, failed(ErrFetch, err, keepable(err))
 	}
 	d, err := parsePolicy(body)
 	if err != nil {
-		return document{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return document{}, failed(ErrInvalid, err, nil)
 	}
 	return d, nil
+}
+
+// keepable is what of err is worth to be told apart and small. An error about a
+// certificate has the chain in it.
+func keepable(err error) error {
+	var dialled dialError
+	var unverified *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &dialled):
+		return dialled.error
+	case errors.As(err, &unverified):
+		return ErrWebPKI
+	case errors.Is(err, context.DeadlineExceeded):
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 func (c *Cache) get(ctx context.Context, address string) (string, error) {

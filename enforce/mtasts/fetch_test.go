@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -69,26 +68,26 @@ func TestOnlyAPolicyHostWithACertificateForItsNameIsBelieved(t *testing.T) {
 		name   string
 		config *tls.Config
 		found  bool
-		cause  any // of the failure, for errors.As
+		cause  string // of the failure
 	}{
-		{"its own name", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "mta-sts.example.com")}}, true, nil},
-		{"a wildcard", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "*.example.com")}}, true, nil},
-		{"TLS 1.2", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "mta-sts.example.com")}, MaxVersion: tls.VersionTLS12}, true, nil},
+		{"its own name", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "mta-sts.example.com")}}, true, ""},
+		{"a wildcard", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "*.example.com")}}, true, ""},
+		{"TLS 1.2", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "mta-sts.example.com")}, MaxVersion: tls.VersionTLS12}, true, ""},
 		{"by SNI", &tls.Config{GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			if h.ServerName != "mta-sts.example.com" {
 				return nil, fmt.Errorf("SNI %q", h.ServerName)
 			}
 			cert := a.issue(t, never, "mta-sts.example.com")
 			return &cert, nil
-		}}, true, nil},
+		}}, true, ""},
 
-		{"the domain's name", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "example.com")}}, false, new(x509.HostnameError)},
-		{"a provider's name", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "mta-sts.provider.example")}}, false, new(x509.HostnameError)},
-		{"a common name alone", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never)}}, false, new(x509.HostnameError)},
-		{"a wildcard too high", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "*.com")}}, false, new(x509.HostnameError)},
-		{"an unknown authority", &tls.Config{Certificates: []tls.Certificate{stranger.issue(t, never, "mta-sts.example.com")}}, false, new(x509.UnknownAuthorityError)},
-		{"expired", &tls.Config{Certificates: []tls.Certificate{a.issue(t, past, "mta-sts.example.com")}}, false, new(x509.CertificateInvalidError)},
-		{"TLS 1.1", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "mta-sts.example.com")}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, false, new(*net.OpError)},
+		{"the domain's name", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "example.com")}}, false, "x509: certificate "},
+		{"a provider's name", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "mta-sts.provider.example")}}, false, "x509: certificate "},
+		{"a common name alone", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never)}}, false, "x509: certificate "},
+		{"a wildcard too high", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "*.com")}}, false, "x509: certificate "},
+		{"an unknown authority", &tls.Config{Certificates: []tls.Certificate{stranger.issue(t, never, "mta-sts.example.com")}}, false, "x509: certificate signed by unknown authority"},
+		{"expired", &tls.Config{Certificates: []tls.Certificate{a.issue(t, past, "mta-sts.example.com")}}, false, "x509: certificate has expired"},
+		{"TLS 1.1", &tls.Config{Certificates: []tls.Certificate{a.issue(t, never, "mta-sts.example.com")}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, false, "tls: protocol version not supported"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -103,8 +102,8 @@ func TestOnlyAPolicyHostWithACertificateForItsNameIsBelieved(t *testing.T) {
 				return
 			}
 			expect(t, p, FetchFailed, "", "")
-			if !errors.Is(p.Err, ErrFetch) || !errors.As(p.Err, c.cause) || requests != 0 {
-				t.Errorf("%v (%T), %d requests", p.Err, errors.Unwrap(p.Err), requests)
+			if !errors.Is(p.Err, ErrFetch) || errors.Is(p.Err, ErrWebPKI) != strings.HasPrefix(c.cause, "x509") || !strings.Contains(p.Detail, c.cause) || requests != 0 {
+				t.Errorf("%v, %d requests", p.Err, requests)
 			}
 		})
 	}

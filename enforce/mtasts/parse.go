@@ -12,7 +12,7 @@ import (
 // The bounds of a policy.
 const (
 	MostAge  = 31557600 * time.Second // RFC 8461 §3.2: a year; more counts as this
-	MostMX   = 256                    // patterns
+	MostMX   = 100                    // patterns; thousands would fit, and ten thousand domains are kept
 	mostBody = 64 << 10               // bytes, §3.3
 )
 
@@ -108,7 +108,7 @@ func (d *document) set(name, value string) error {
 		if len(d.mx) == MostMX {
 			return fmt.Errorf("more than %d mx", MostMX)
 		}
-		pattern := strings.Map(lowerASCII, value)
+		pattern := strings.Clone(strings.Map(lowerASCII, value)) // or one name keeps the whole text
 		if !isPattern(pattern) {
 			return errors.New("mx is not a host name or *. and one")
 		}

@@ -50,6 +50,7 @@ var (
 	ErrDomain  = errors.New("mta-sts: not a domain in lower-case A-labels")
 	ErrLookup  = errors.New("mta-sts: txt record")
 	ErrFetch   = errors.New("mta-sts: policy fetch")
+	ErrWebPKI  = errors.New("mta-sts: policy host's certificate") // besides ErrFetch: RFC 8460 §4.3.2.2 has it apart
 	ErrInvalid = errors.New("mta-sts: policy")
 	ErrBusy    = errors.New("mta-sts: too many lookups under way")
 	ErrClosed  = errors.New("mta-sts: closed")
@@ -68,12 +69,11 @@ type Policy struct {
 	Fetched time.Time
 	Expires time.Time // Fetched and MaxAge, but never sooner than the next look at the domain
 
-	// Err is why the latest attempt failed; errors.Is tells ErrLookup, ErrFetch
-	// and ErrInvalid apart and finds what caused them. With Found the policy holds
-	// nevertheless, and only a newer one could not be had. Its text may hold what
-	// a peer sent: Detail is for logs.
+	// Err is why the latest attempt failed: ErrLookup, ErrFetch or ErrInvalid and,
+	// if it came from TXT, Dial or the time, what caused it. With Found the policy
+	// holds nevertheless, and only a newer one could not be had.
 	Err error
-	// Detail is Err in printable ASCII, at most 256 bytes.
+	// Detail is Err's text: printable ASCII of at most 256 bytes, fit for a log.
 	Detail string
 }
 
@@ -97,16 +97,36 @@ func (p Policy) MatchCertificate(dnsNames []string) bool {
 
 const mostDetail = 256
 
-// detail is err for a log: what a peer sent may stand in it.
-func detail(err error) string {
-	if err == nil {
-		return ""
+// A failure is an error that is kept with a domain, and so holds little: of what a
+// peer sent (certificates, lines of HTTP) nothing but a text that is cut and
+// printable.
+type failure struct {
+	text        string
+	kind, cause error
+}
+
+// failed is err of a kind. cause is what of it can be kept, or nil.
+func failed(kind, err, cause error) *failure {
+	return &failure{text: printable(kind.Error() + ": " + err.Error()), kind: kind, cause: cause}
+}
+
+func (f *failure) Error() string { return f.text }
+
+// Unwrap gives the kind first, and the cause if it was kept.
+func (f *failure) Unwrap() []error {
+	if f.cause == nil {
+		return []error{f.kind}
 	}
-	s := strings.Map(func(r rune) rune {
+	return []error{f.kind, f.cause}
+}
+
+// printable is s for a log: what a peer sent may stand in it.
+func printable(s string) string {
+	s = s[:min(len(s), mostDetail)] // bytes; half a character becomes a question mark
+	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return '?'
 		}
 		return r
-	}, err.Error())
-	return s[:min(len(s), mostDetail)]
+	}, s)
 }

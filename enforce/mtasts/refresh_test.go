@@ -1,6 +1,7 @@
 package mtasts
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -47,7 +48,7 @@ func TestARefreshThatFailsIsReportedAndTriedAgain(t *testing.T) {
 		w.mu.Unlock()
 		p := ask(t, c)
 		expect(t, p, Found, ModeEnforce, "1")
-		if !p.Expires.Equal(end) {
+		if !p.Expires.Equal(end) || !errors.Is(p.Err, errDown) {
 			t.Errorf("%+v", p)
 		}
 		w.set(func() { w.down = false })
@@ -68,11 +69,13 @@ func TestAPolicyThatNobodyAsksForLapses(t *testing.T) {
 		ask(t, c)
 		go c.Run(t.Context())
 		time.Sleep(keptWithout)
+		synctest.Wait()
 		n := w.counts()[1]
 		if len(c.entries) != 1 || n < 25 {
 			t.Errorf("%d entries after %d requests", len(c.entries), n)
 		}
 		time.Sleep(9 * day)
+		synctest.Wait()
 		if got := w.counts()[1]; got > n+2 || len(c.entries) != 0 || len(names(t, dir)) != 0 {
 			t.Errorf("%d requests more, %d entries and %q left", got-n, len(c.entries), names(t, dir))
 		}
@@ -110,6 +113,7 @@ func TestRefreshesAreFewAtATime(t *testing.T) {
 		}
 		close(w.wait)
 		time.Sleep(runEvery)
+		synctest.Wait()
 		if n := w.counts()[1]; n != 2*domains || w.most != refreshers {
 			t.Errorf("%d requests, %d at a time", n, w.most)
 		}

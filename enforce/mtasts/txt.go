@@ -55,7 +55,7 @@ func findID(rest string) (id string) {
 			if !isID(value) {
 				return ""
 			}
-			id = value
+			id = strings.Clone(value) // not the whole record
 		}
 	}
 	return id

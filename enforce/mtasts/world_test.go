@@ -64,7 +64,6 @@ func newWorld(t testing.TB, names ...string) *world {
 	t.Cleanup(func() {
 		_ = server.Close()
 		<-served
-		time.Sleep(10 * time.Second) // both ends of a pipe wait five to say close_notify at once
 	})
 	return w
 }
@@ -143,7 +142,7 @@ func (w *world) expectReports(want ...string) {
 // options reach the world.
 func (w *world) options(dir string) Options {
 	return Options{Dir: dir, Roots: w.authority.roots(), TXT: w.txt, Dial: w.dial, Report: func(subject string, err error) {
-		w.set(func() { w.reports = append(w.reports, subject+": "+detail(err)) })
+		w.set(func() { w.reports = append(w.reports, subject+": "+err.Error()) })
 	}}
 }
 
@@ -170,7 +169,7 @@ func (w *world) dial(ctx context.Context, network, address string) (net.Conn, er
 		w.set(func() { w.requests++ })
 		return nil, errDown
 	}
-	ours, theirs := net.Pipe()
+	ours, theirs := pipe()
 	select {
 	case w.connections <- theirs:
 		return ours, nil

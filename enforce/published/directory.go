@@ -83,6 +83,13 @@ func (d *Directory) Hold(ctx context.Context, l Listing, s Server, now time.Time
 	}
 	if l.asked.MTASTS {
 		h.MTASTS = policyState(l.Policy, here, s)
+		if l.Policy.State == mtasts.Found && !(h.MTASTS.MXMatches && h.MTASTS.CertificateMatches) {
+			// A policy that is kept may be an old one: it is looked at again before
+			// mail is refused by it (RFC 8461 §5.1).
+			if fresh, err := d.policies.Fresh(ctx, l.Domain); err == nil {
+				h.MTASTS = policyState(fresh, here, s)
+			}
+		}
 	}
 	return h
 }

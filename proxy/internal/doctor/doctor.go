@@ -43,7 +43,8 @@ type Patient struct {
 	// Certificates are those that Postern shows or uses.
 	Certificates []Certificate
 	// Faults are of other files that the configuration names.
-	Faults []error
+	Faults   []error
+	Resolver Asked
 	// User is whom the service runs as; one that does not exist is nobody's.
 	User string
 	// Built is when the program was, zero where that is not known.

@@ -17,44 +17,59 @@ import (
 // maxServers is how many of resolv.conf programs ask (MAXNS, resolv.conf(5)).
 const maxServers = 3
 
-// resolver asks each server of resolv.conf for a name that is signed, the root,
-// and looks whether the answer is said to be authentic (RFC 4035 §3.2.3). Nothing
-// of this release depends on it, so that it is only noted.
-func resolver(ctx context.Context, _ *examination) ([]Finding, error) {
-	servers, err := resolvers("/etc/resolv.conf")
-	if err != nil {
-		return nil, err
+// Asked is whom Postern asks about domains.
+type Asked struct {
+	Servers []netip.AddrPort
+	// Believes says whether what one says of DNSSEC is believed (trust_ad).
+	Believes func(netip.AddrPort) bool
+	// Demanded: a rule has no mail pass where DNSSEC secures nothing.
+	Demanded bool
+}
+
+// resolver asks each server for a name that is signed, the root, and looks whether
+// the answer is said to be authentic (RFC 4035 §3.2.3). Without one that is
+// believed there is no DANE: what a domain publishes is then not enforced, and a
+// rule that demands it lets nothing pass.
+func resolver(ctx context.Context, e *examination) ([]Finding, error) {
+	severity, why := Note, "no TLSA record counts, and DANE is enforced of nobody"
+	if e.Resolver.Demanded {
+		severity, why = Problem, "no TLSA record counts, and a rule with verify = \"dane\" lets no mail pass"
 	}
+	mend := []string{"apt-get install unbound # or dnf; then name 127.0.0.1:53 in [resolver]"}
 	var found []Finding
-	for _, server := range servers {
-		const why = "nothing depends on it yet; DANE will need a resolver that validates, on this machine"
-		mend := []string{"apt-get install unbound # or dnf; then name 127.0.0.1 in /etc/resolv.conf"}
+	for _, server := range e.Resolver.Servers {
+		name := server.String()
+		if server.Port() == 53 {
+			name = server.Addr().String()
+		}
 		authentic, err := Validates(ctx, server)
 		switch {
 		case err != nil:
-			found = append(found, Finding{Severity: Note, What: fmt.Sprintf("the resolver %s gives no answer for a signed name: %v", server, err), Why: why, Mend: mend})
+			found = append(found, Finding{Severity: severity, What: fmt.Sprintf("the resolver %s gives no answer for a signed name: %v", name, err), Why: why, Mend: mend})
 		case !authentic:
-			found = append(found, Finding{Severity: Note, What: fmt.Sprintf("the resolver %s does not validate (no AD for a signed name)", server), Why: why, Mend: mend})
-		case !server.IsLoopback():
-			found = append(found, Finding{Severity: Note, What: fmt.Sprintf("the resolver %s validates, and is not on this machine", server),
-				Why: "what it says of authenticity crosses the network unprotected; DANE will believe one on this machine only", Mend: mend})
+			found = append(found, Finding{Severity: severity, What: fmt.Sprintf("the resolver %s does not validate (no AD for a signed name)", name), Why: why, Mend: mend})
+		case e.Resolver.Believes != nil && !e.Resolver.Believes(server):
+			found = append(found, Finding{Severity: severity, What: fmt.Sprintf("the resolver %s validates, and is not believed: it is not on this machine", name),
+				Why: why, Mend: mend})
+		default:
+			return nil, nil // one is enough
 		}
 	}
 	return found, nil
 }
 
 // Validates asks a resolver, and waits two seconds at most.
-func Validates(ctx context.Context, server netip.Addr) (bool, error) {
+func Validates(ctx context.Context, server netip.AddrPort) (bool, error) {
 	query := new(dns.Msg)
 	query.SetQuestion(".", dns.TypeSOA)
 	query.AuthenticatedData = true // RFC 6840 §5.7: tell me, without the signatures
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	client := dns.Client{Net: "udp", Timeout: patience}
-	answer, _, err := client.ExchangeContext(ctx, query, netip.AddrPortFrom(server, 53).String())
+	answer, _, err := client.ExchangeContext(ctx, query, server.String())
 	if err == nil && answer.Truncated {
 		client.Net = "tcp"
-		answer, _, err = client.ExchangeContext(ctx, query, netip.AddrPortFrom(server, 53).String())
+		answer, _, err = client.ExchangeContext(ctx, query, server.String())
 	}
 	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
 		return false, fmt.Errorf("nothing came within %s", patience)

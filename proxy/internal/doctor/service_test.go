@@ -271,32 +271,39 @@ func TestAResolverThatDoesNotValidateIsNoted(t *testing.T) {
 	nameserver(t, n.Gateway, "127.0.0.2", dns.RcodeSuccess, false)
 	nameserver(t, n.Gateway, "127.0.0.3", dns.RcodeServerFailure, false)
 	nameserver(t, n.Server, n.Server4.String(), dns.RcodeSuccess, true)
-	for _, c := range []struct {
-		text string
-		want []string
-	}{
-		{"nameserver 127.0.0.1\n", nil},
-		{"# none: this machine\n", nil},
-		{"search example.net\nnameserver 127.0.0.2\nnameserver 127.0.0.1\n", []string{"note: the resolver 127.0.0.2 does not validate (no AD for a signed name)"}},
-		{"nameserver 127.0.0.3", []string{"note: the resolver 127.0.0.3 gives no answer for a signed name: SERVFAIL"}},
-		{"nameserver 127.0.0.4", []string{"note: the resolver 127.0.0.4 gives no answer for a signed name: connection refused"}},
-		{"nameserver " + n.Server4.String(), []string{"note: the resolver 203.0.113.2 validates, and is not on this machine"}},
-		{"nameserver 127.0.0.1\nnameserver 127.0.0.1\nnameserver 127.0.0.1\nnameserver 127.0.0.3\n", nil}, // nobody asks a fourth
-	} {
-		if err := netlab.SetResolver(c.text); err != nil {
-			t.Fatal(err)
+	at := func(addresses ...string) (all []netip.AddrPort) {
+		for _, a := range addresses {
+			all = append(all, netip.AddrPortFrom(netip.MustParseAddr(a), 53))
 		}
-		wants(t, examined(t, n.Gateway, tproxy(), "resolver"), c.want...)
+		return all
+	}
+	believes := func(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
+	for _, c := range []struct {
+		servers  []netip.AddrPort
+		demanded bool
+		want     []string
+	}{
+		{at("127.0.0.1"), false, nil},
+		{at("127.0.0.2", "127.0.0.1"), true, nil},
+		{at("127.0.0.2"), false, []string{"note: the resolver 127.0.0.2 does not validate (no AD for a signed name)"}},
+		{at("127.0.0.2"), true, []string{"problem: the resolver 127.0.0.2 does not validate (no AD for a signed name)"}},
+		{at("127.0.0.3"), false, []string{"note: the resolver 127.0.0.3 gives no answer for a signed name: SERVFAIL"}},
+		{at("127.0.0.4"), true, []string{"problem: the resolver 127.0.0.4 gives no answer for a signed name: connection refused"}},
+		{at(n.Server4.String()), false, []string{"note: the resolver 203.0.113.2 validates, and is not believed: it is not on this machine"}},
+		{nil, false, nil},
+	} {
+		p := tproxy()
+		p.Resolver = Asked{Servers: c.servers, Believes: believes, Demanded: c.demanded}
+		wants(t, examined(t, n.Gateway, p, "resolver"), c.want...)
 	}
 }
 
 func TestAResolverThatSaysNothingIsNotWaitedForLong(t *testing.T) {
 	n := network(t, netlab.NewRouted)
-	if err := netlab.SetResolver("nameserver 203.0.113.77\n"); err != nil {
-		t.Fatal(err)
-	}
+	p := tproxy()
+	p.Resolver.Servers = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.77:53")}
 	began := time.Now()
-	wants(t, examined(t, n.Gateway, tproxy(), "resolver"), "note: the resolver 203.0.113.77 gives no answer for a signed name: nothing came within 2s")
+	wants(t, examined(t, n.Gateway, p, "resolver"), "note: the resolver 203.0.113.77 gives no answer for a signed name: nothing came within 2s")
 	if took := time.Since(began); took > 3*patience {
 		t.Errorf("took %s", took)
 	}

@@ -95,7 +95,7 @@ func Survey(ctx context.Context) (Machine, error) {
 	servers, err := Resolvers()
 	for _, server := range servers {
 		r := Resolver{Address: server}
-		r.Validates, r.Err = Validates(ctx, server)
+		r.Validates, r.Err = Validates(ctx, netip.AddrPortFrom(server, 53))
 		m.Resolvers = append(m.Resolvers, r)
 	}
 	return m, err

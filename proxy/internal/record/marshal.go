@@ -95,6 +95,7 @@ func (c *Certificate) marshal(o object) {
 	o.str("subject", c.Subject)
 	o.str("issuer", c.Issuer)
 	o.strs("names", c.Names)
+	o.strs("chain", c.Chain)
 	o.str("sha256", hex.EncodeToString(c.SHA256[:]))
 	o.str("spki_sha256", hex.EncodeToString(c.SPKISHA256[:]))
 	o.str("not_before", c.NotBefore.UTC().Format(time.RFC3339))

@@ -86,6 +86,7 @@ type Leg struct {
 type Certificate struct {
 	Subject, Issuer     string
 	Names               []string
+	Chain               []string // subjects of what was shown behind the leaf
 	SHA256, SPKISHA256  [32]byte
 	NotBefore, NotAfter time.Time
 	Key                 string // "ECDSA P-256", "RSA 2048"

@@ -233,6 +233,7 @@ func (s *Session) certificate(facts *enforce.Leg, rec *record.Leg, e evidence, c
 		Subject:    record.Redact(leaf.Subject.String(), 200),
 		Issuer:     record.Redact(leaf.Issuer.String(), 200),
 		Names:      shown(leaf.DNSNames),
+		Chain:      issuersShown(e.chain[1:]),
 		SHA256:     facts.Certificate.SHA256,
 		SPKISHA256: facts.Certificate.SPKISHA256,
 		NotBefore:  leaf.NotBefore,
@@ -272,6 +273,15 @@ func (s *Session) worth(e evidence) (chain func(string) enforce.ChainResult, rev
 		return r
 	}
 	return chain, revoked
+}
+
+// issuersShown are the subjects of the certificates behind a leaf.
+func issuersShown(chain []*x509.Certificate) (subjects []string) {
+	const most = 5
+	for _, c := range chain[:min(len(chain), most)] {
+		subjects = append(subjects, record.Redact(c.Subject.String(), 200))
+	}
+	return subjects
 }
 
 // shown bounds the names of a certificate; some have hundreds.

@@ -47,6 +47,9 @@ type Snapshot struct {
 	Holds    Holds    // nil: no client is held
 	Memory   Memory   // nil: nothing is remembered of destinations
 	Partners Partners // nil: what domains publish is not known
+	// Complained is told of a client that refused the certificate it was shown;
+	// nil: nobody counts.
+	Complained func(enforce.Connection)
 
 	Extensions  map[string]bool // EHLO keywords let through besides those understood
 	BareNewline smtpwire.BareNewline
@@ -208,6 +211,9 @@ func (s *Session) writeRecord() {
 	s.rec.In += counts.Read
 	s.rec.Out += counts.Written
 	s.rec.Duration = time.Since(s.rec.Start)
+	if s.facts.Client.Failure == enforce.ClientRefusedCertificate && s.snap.Complained != nil {
+		s.snap.Complained(s.conn)
+	}
 	s.rec.ClientTLS.State = s.facts.Client.State
 	s.rec.UpstreamTLS.State = s.facts.Upstream.State
 	if s.facts.Upstream.State == enforce.StateUnknown {

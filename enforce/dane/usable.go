@@ -1,0 +1,89 @@
+package dane
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/asn1"
+	"fmt"
+
+	"postern/enforce/resolver"
+)
+
+// A Record is one TLSA record.
+type Record = resolver.TLSARecord
+
+// The fields of a record that mail knows (RFC 7218 gives the names).
+const (
+	usageTA      = 2 // DANE-TA: what signed the certificate
+	usageEE      = 3 // DANE-EE: the certificate itself
+	selectorCert = 0
+	selectorSPKI = 1
+	matchFull    = 0
+	matchSHA256  = 1
+	matchSHA512  = 2
+)
+
+// mostRecords bounds the records of one name that are looked at, the first of the
+// answer. Domains have two to six.
+const mostRecords = 64
+
+// usable gives those of the records that can be used (RFC 7672 §3.1: usages 2 and
+// 3 alone; RFC 6698 §4.1: selectors and matching types that are known, and data
+// that can be what they say), at most mostRecords.
+func usable(records []Record) []Record {
+	var can []Record
+	for _, r := range records {
+		if len(can) < mostRecords && canUse(r) {
+			can = append(can, r)
+		}
+	}
+	return can
+}
+
+func canUse(r Record) bool {
+	if r.Usage != usageTA && r.Usage != usageEE || r.Selector > selectorSPKI {
+		return false
+	}
+	switch r.MatchingType {
+	case matchFull:
+		return der(r.Data)
+	case matchSHA256:
+		return len(r.Data) == sha256.Size
+	case matchSHA512:
+		return len(r.Data) == sha512.Size
+	}
+	return false
+}
+
+// der reports whether data is one ASN.1 sequence and nothing behind it, as
+// certificates and keys are. It need not be one that this program can read: to be
+// the same as what the server shows is enough for it to match.
+func der(data []byte) bool {
+	var v asn1.RawValue
+	rest, err := asn1.Unmarshal(data, &v)
+	return err == nil && len(rest) == 0 && v.Class == asn1.ClassUniversal && v.Tag == asn1.TagSequence && v.IsCompound
+}
+
+// strongest leaves out the weaker digests: who can break one may not profit from
+// its standing beside a better one (RFC 7671 §9). It is settled for each usage and
+// selector alone, and a record without a digest always stays.
+func strongest(records []Record) []Record {
+	best := make(map[[2]uint8]uint8)
+	for _, r := range records {
+		if k := [2]uint8{r.Usage, r.Selector}; r.MatchingType > best[k] {
+			best[k] = r.MatchingType // SHA-512 has the higher number
+		}
+	}
+	var left []Record
+	for _, r := range records {
+		if r.MatchingType == matchFull || r.MatchingType == best[[2]uint8{r.Usage, r.Selector}] {
+			left = append(left, r)
+		}
+	}
+	return left
+}
+
+// of gives the part of a record that says how it matches: "3 1 1".
+func of(r Record) string {
+	return fmt.Sprintf("%d %d %d", r.Usage, r.Selector, r.MatchingType)
+}
