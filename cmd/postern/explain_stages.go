@@ -76,7 +76,10 @@ func explain(file *config.File, q question, now time.Time) *explanation {
 		x.out.To = append(x.out.To, r.shown)
 	}
 	x.out.Facts = []statement{{"server", x.serverWords()}, {"client", x.clientWords()}}
-	if x.connect() && x.upstream() && x.clientLeg() && x.mail() {
+	switch goesOn := x.connect(); {
+	case goesOn && x.leavesTLS() && x.clientVersion != 0:
+		x.watched()
+	case goesOn && x.upstream() && x.clientLeg() && x.mail():
 		for _, r := range x.recipients {
 			x.rcpt(r)
 		}
@@ -98,6 +101,9 @@ func (x *explainer) upstream() bool {
 	var notes []string
 	x.facts.Client.State = enforce.StateNone
 	x.facts.Upstream, notes = x.handshake()
+	if x.leavesTLS() {
+		notes = append(notes, "the rule leaves TLS to a client that asks for it; this one sends mail without, so the way to the server is secured in its place")
+	}
 	if x.file.Proxy.Memory.Downgrade != "off" {
 		x.facts.Remembered = x.partner.remembered
 	}
@@ -253,7 +259,7 @@ func (x *explainer) judge(stage enforce.Stage, envelope *enforce.Rule, r stageRe
 // handshake that failed has no reply, and one that is observed is not spoken.
 func (x *explainer) reply(stage enforce.Stage, v enforce.Verdict) string {
 	switch {
-	case x.file.Proxy.Observe, x.facts.Client.State == enforce.StateFailed:
+	case x.file.Proxy.Observe, x.facts.Client.State == enforce.StateFailed, x.facts.Client.State == enforce.StateWatched:
 		return ""
 	case stage >= enforce.AtMail:
 		return v.Reason.Codes(v.Action)
