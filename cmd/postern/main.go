@@ -91,6 +91,7 @@ A first look at a machine:
     postern init                   write a first configuration, from what it finds
     postern check                  is the configuration sound, and what does it say?
     postern explain --to DOMAIN    what would happen to mail for DOMAIN?
+    postern probe DOMAIN           and what are its servers like?
     postern intercept up           have the kernel send connections here
     postern run                    serve them
     postern doctor                 what is wrong here, and what mends it?

@@ -34,12 +34,7 @@ type probeFlags struct {
 	mode, configName string
 }
 
-func newProbe(o *options) *cobra.Command {
-	var f probeFlags
-	cmd := &cobra.Command{
-		Use:   "probe HOST|DOMAIN",
-		Short: "What do the mail servers of a domain speak, show and publish, and would it do?",
-		Long: `Connect to every address of every MX host of a domain, or of one host, and say what
+const probeHelp = `Connect to every address of every MX host of a domain, or of one host, and say what
 is there: whether STARTTLS is offered, each TLS version, suite and group that is
 accepted, the certificate with its chain, names and days left, the stapled OCSP
 answer, whether it was revoked and whether each OCSP and CRL address that the chain
@@ -73,8 +68,15 @@ resolver is that of the configuration, or --resolver; DNSSEC is only believed as
 defaults hold, and it says so.
 
 Exit codes: 0 fine; 1 the policy refuses an address that was reached, or none was
-reached; 2 the command line or the configuration is at fault.`,
-		Args: cobra.ExactArgs(1),
+reached; 2 the command line or the configuration is at fault.`
+
+func newProbe(o *options) *cobra.Command {
+	var f probeFlags
+	cmd := &cobra.Command{
+		Use:   "probe HOST|DOMAIN",
+		Short: "What do the mail servers of a domain speak, show and publish, and would it do?",
+		Long:  probeHelp,
+		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.changed = cmd.Flags().Changed
 			if err := f.load(o); err != nil {

@@ -65,7 +65,11 @@ func addressCount(n int) string {
 }
 
 func (p *probePage) head(r *probe.Report) {
-	p.row(r.Kind, fmt.Sprintf("%s, port %d", r.Target, r.Port))
+	target := fmt.Sprintf("%s, port %d", r.Target, r.Port)
+	if len(r.Hosts) > 0 && r.Hosts[0].Name == "" {
+		target = r.Target // an address, with its port
+	}
+	p.row(r.Kind, target)
 	if r.Kind == "host" && r.Domain != "" {
 		p.row("held against", r.Domain)
 	}
@@ -123,7 +127,7 @@ func (p *probePage) host(h *probe.Host, port uint16) {
 		}
 		p.row("  DANE", words)
 		for _, record := range d.Records {
-			p.row("", record)
+			fmt.Fprintf(p, "    %s\n", record) // never broken: it is to be compared
 		}
 	}
 	if h.MTASTS != nil && !*h.MTASTS {

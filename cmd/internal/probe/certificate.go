@@ -53,7 +53,7 @@ func (s *sitting) certificate(ctx context.Context, shown []*x509.Certificate, st
 	both.Go(func() { s.revocation(ctx, built, staple) })
 	both.Go(func() {
 		for _, e := range s.Known.Revoked.Reachability(ctx, built, s.now) {
-			s.out.Reach = append(s.out.Reach, Reachable{string(e.Kind), quote(e.URL), quote(e.Certificate), e.OK, quote(e.Detail), e.Duration.Milliseconds()})
+			s.out.Reach = append(s.out.Reach, Reachable{string(e.Kind), quote(e.URL), requote(e.Certificate), e.OK, requote(e.Detail), e.Duration.Milliseconds()})
 		}
 	})
 	both.Wait()
@@ -109,7 +109,7 @@ func (s *sitting) staple(built []*x509.Certificate, staple []byte) (state, detai
 
 func (s *sitting) revocation(ctx context.Context, built []*x509.Certificate, staple []byte) {
 	_, r := s.Known.Revocation(ctx, built, staple, s.now)
-	s.out.Revoked = &Revocation{State: r.State.String(), Source: string(r.Source), Certificate: quote(r.Certificate), Detail: quote(r.Detail),
+	s.out.Revoked = &Revocation{State: r.State.String(), Source: string(r.Source), Certificate: requote(r.Certificate), Detail: quote(r.Detail),
 		At: moment(r.At), Until: moment(r.Until)}
 }
 

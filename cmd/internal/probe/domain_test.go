@@ -164,8 +164,13 @@ alone.example: dane none
 		{"empty.example", "domain empty.example, mx none false, reached 0, refused 0, fine false\n"},
 	} {
 		w.Domain, w.Host = c.domain, ""
+		finished := 0
+		w.Finished = func(string, *Address) { finished++ }
 		if got := inWords(w.run()); got != c.want {
 			t.Errorf("%s:\n%s\nexpected\n%s", c.domain, got, c.want)
+		}
+		if want := strings.Count(c.want, "\n 127."); finished != want {
+			t.Errorf("%s: told of %d addresses, not of %d", c.domain, finished, want)
 		}
 	}
 	// One host, and the domain that it is held against: its own records count as its

@@ -27,6 +27,14 @@ func quote(said string) string {
 	return text
 }
 
+// requote is quote for what may have been quoted before.
+func requote(said string) string {
+	if plain, err := strconv.Unquote(said); err == nil {
+		said = plain
+	}
+	return quote(said)
+}
+
 // quoteAll is quote for a list, which has a bound too.
 func quoteAll(list []string) []string {
 	out := []string{}
