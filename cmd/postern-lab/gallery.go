@@ -24,6 +24,7 @@ var places = []place{
 	{"demanding", "client_tls = \"required\""},
 	{"certified", "client_tls = \"verified\"\nclient_names = [\"client.test\"]"},
 	{"named", "tls = \"forced\"\nverify = \"name\"\nnames = [\"partner.test\"]"},
+	{"watching", "inspect = \"watch\"\nowner = \"lab\"\nexpires = 2099-01-01"},
 	{"falling-back", "on_handshake_failure = \"cleartext\"\nowner = \"lab\"\nexpires = 2099-01-01"},
 }
 
