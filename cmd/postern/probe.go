@@ -56,7 +56,7 @@ they are accepted. "refused" is a server that would not have what was offered
 alone; "unknown", one that did not answer, or would not talk to us by then. Suites
 that Go's TLS cannot speak are not found: those with finite-field DHE, CCM,
 Camellia, ARIA, or CBC with SHA-384. One address costs some thirty short
-connections, no more than two at a time; with --format table a terminal is told of
+connections, no more than two at a time; who reads along on a terminal is told of
 each address that is done with.
 
 The server is asked (SNI) for the rule's server_name, else for its name in the MX
@@ -223,7 +223,7 @@ func (o *options) probe(cmd *cobra.Command, f probeFlags, ask probe.Options) err
 		Verify: outlook.Verify, Revocation: outlook.Revocation, Certificate: outlook.Certificate}
 	if terminal(cmd.ErrOrStderr()) {
 		ask.Finished = func(host string, a *probe.Address) {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s %s: %s\n", host, a.Address, inShort(a))
+			fmt.Fprintln(cmd.ErrOrStderr(), strings.TrimSpace(host+" "+a.Address)+": "+inShort(a))
 		}
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)

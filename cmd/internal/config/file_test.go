@@ -325,3 +325,16 @@ func TestAFileOfNoBoundIsRefusedBeforeItIsParsed(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatHoldsWithoutAFileIsWhatHoldsWhereNothingIsWritten(t *testing.T) {
+	written, without := mustParse(t, `intercept.interfaces = ["lan0"]`), BuiltIn()
+	written.Proxy.Intercept.Interfaces = nil
+	without.Proxy.Intercept.PreserveSource = written.Proxy.Intercept.PreserveSource // settled where the method is known
+	if d := cmp.Diff(written.Proxy, without.Proxy, plain); d != "" {
+		t.Error(d)
+	}
+	c := enforce.Connection{Client: netip.MustParseAddr("192.0.2.1"), Upstream: netip.MustParseAddr("10.0.0.1")}
+	if p := without.Policy; p.Floor() != written.Policy.Floor() || len(p.Rules()) != 1 || p.Auto(c).Any() || !p.Relay(c) {
+		t.Errorf("%+v", p)
+	}
+}
