@@ -53,6 +53,7 @@ func Compile(rules []Rule, floor uint16) (*Policy, []RuleError) {
 		c.run()
 		errs = append(errs, c.errs...)
 		errs = append(errs, besideEarlier(all, i)...)
+		errs = append(errs, togetherForEveryone(all, i)...)
 	}
 	if len(errs) > 0 {
 		return nil, errs

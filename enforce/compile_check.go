@@ -187,7 +187,7 @@ func (c *check) suites() {
 
 func (c *check) client() {
 	c.unused("client_names", c.ClientTLS == ClientVerified, "client_tls", `client_tls = "verified"`)
-	if c.ClientTLS != ClientAny && c.meantForEveryone() {
+	if c.ClientTLS != ClientAny && meantForEveryone(c.Rule) {
 		c.fail("client_tls", "", `a demand of every client found, expected one scoped by from_networks, to_networks, from_domains or to_domains: `+publicServer)
 	}
 }
@@ -196,10 +196,14 @@ func (c *check) client() {
 const publicServer = "a publicly referenced SMTP server MUST NOT require STARTTLS (RFC 3207 §4)"
 
 // meantForEveryone reports whether no matcher of the rule leaves anybody out.
-func (c *check) meantForEveryone() bool {
+func meantForEveryone(r *Rule) bool {
+	return networkSet(r.FromNetworks).leavesNobodyOut() && networkSet(r.ToNetworks).leavesNobodyOut() && forAllDomains(r)
+}
+
+// forAllDomains reports whether no matcher of the rule goes by domains.
+func forAllDomains(r *Rule) bool {
 	all := func(domains []string) bool { return len(domains) == 0 || slices.Contains(domains, anyDomain) }
-	return networkSet(c.FromNetworks).leavesNobodyOut() && networkSet(c.ToNetworks).leavesNobodyOut() &&
-		len(c.ToMXOf) == 0 && all(c.FromDomains) && all(c.ToDomains)
+	return len(r.ToMXOf) == 0 && all(r.FromDomains) && all(r.ToDomains)
 }
 
 // versionWord is a TLS version as the configuration writes it: "1.2".

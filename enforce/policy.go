@@ -71,6 +71,16 @@ func (p *Policy) Rules() []*Rule {
 	return rules
 }
 
+// EnvelopeRules gives the envelope rules in the order in which they are asked, those
+// that to_mx_of implies among them. They must not be changed.
+func (p *Policy) EnvelopeRules() []*Rule {
+	rules := make([]*Rule, len(p.envelope))
+	for i, r := range p.envelope {
+		rules[i] = &r.Rule
+	}
+	return rules
+}
+
 // ConnectionRule gives the first connection rule in force that matches c. It is
 // never nil: where no rule of the file matches it is the built-in one, named
 // DefaultRule.

@@ -54,9 +54,6 @@ const (
 	Overload            Reason = "overload"
 )
 
-// Reasons gives all reasons, sorted.
-func Reasons() []Reason { return slices.Sorted(maps.Keys(statuses)) }
-
 // status is what a refusal for a reason is answered with. RFC 3463 gives the
 // enhanced codes their meaning; the first digit follows the verdict unless a
 // reason has codes of its own.
@@ -102,6 +99,9 @@ var statuses = map[Reason]status{
 	UpstreamLost:             {subject: "4.2"},
 	Overload:                 {subject: "3.2"},
 }
+
+// Reasons gives all reasons, in the order of their names.
+func Reasons() []Reason { return slices.Sorted(maps.Keys(statuses)) }
 
 // Codes gives the reply code and the enhanced status code that a refusal of one
 // sender or recipient is spoken with: "451 4.7.5". A refusal of the whole

@@ -64,7 +64,7 @@ func newKnowledge(config Config, log *zap.Logger) (*knowledge, error) {
 			return nil, fmt.Errorf("policies: %w", err)
 		}
 	}
-	k.follower = published.NewFollower(k.resolver.Load(), k.mxFile(config), func(err error) {
+	k.follower = published.NewFollower(k.resolver.Load(), k.place(MXFile(config), "to_mx_of"), func(err error) {
 		k.log.Load().Warn("mx hosts", zap.Error(err))
 	})
 	return k, nil
@@ -120,12 +120,13 @@ func clean(err error) string {
 	return text[:min(len(text), 256)]
 }
 
-func (k *knowledge) mxFile(config Config) string {
-	dir := k.place(config.Memory.Store, "memory.store")
-	if dir == "" {
+// MXFile is where a server that goes by config keeps the addresses of MX hosts,
+// beside its memory; "" where it keeps them in memory.
+func MXFile(config Config) string {
+	if config.Memory.Store == "" {
 		return ""
 	}
-	return filepath.Join(filepath.Dir(dir), "mx.json")
+	return filepath.Join(filepath.Dir(config.Memory.Store), "mx.json")
 }
 
 // canTake reports in what way a reload to config would leave what is open behind.

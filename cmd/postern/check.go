@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 
 	"postern/cmd/internal/config"
 	"postern/cmd/internal/service"
-	"postern/enforce"
 	"postern/proxy"
 )
 
@@ -27,6 +25,10 @@ func newCheck(o *options) *cobra.Command {
 print either all that is wrong, with its line, or what the configuration does: how
 connections come in, the floor, what clients are shown, and each rule in words, in
 the order in which they are asked. The first rule that matches decides.
+
+Notes are what one would not expect of a sound file: an exception that nobody
+answers for, a demand that mail can walk around, a family of addresses that is left
+out. They change no exit code.
 
 Nothing is changed and no address is asked; a running Postern is not disturbed.
 The keys must be readable for whoever runs the check. What interception needs of
@@ -143,7 +145,11 @@ func (o *options) check(now time.Time) (*checked, error) {
 	if len(c.faults) == 0 {
 		c.obstacles = file.Locate(proxy.CheckMachine(file.Proxy))
 	}
-	c.finish(file.Notes, file.Locate(errors.Join(warnings...)))
+	warned := file.Locate(errors.Join(warnings...))
+	if len(c.faults) == 0 {
+		warned = append(warned, file.Locate(leftOut(file.Proxy, thisMachine()))...)
+	}
+	c.finish(file.Notes, warned)
 	if len(c.faults) == 0 {
 		c.Does = statements(file.Proxy)
 		c.Rules = rulesOf(file, now)
@@ -171,90 +177,15 @@ func rulesOf(file *config.File, now time.Time) []checkedRule {
 			Name: r.Name, Kind: kindOf(r), Words: ruleWords(r, file.Policy.Floor()),
 			Owner: r.Owner, LastDay: lastDay(r), Expired: expired(r, now),
 		}
+		if words := mxWords(file.Proxy, r.ToMXOf, now); words != "" {
+			rule.Words += " " + words
+		}
 		if i < len(file.Proxy.Rules) {
 			rule.Line = file.Line(fmt.Sprintf("rule[%d]", i))
 		}
 		list = append(list, rule)
 	}
 	return list
-}
-
-// statements say what a configuration does, apart from its rules.
-func statements(c proxy.Config) []statement {
-	mode := "enforce: what falls short is refused"
-	if c.Observe {
-		mode = "observe: NOTHING IS REFUSED, verdicts are only recorded"
-	}
-	floor := tls.VersionName(c.TLS.MinVersion)
-	list := []statement{{"mode", mode}, {"interception", interceptionWords(c)}}
-	if c.Intercept.Method != "none" {
-		list = append(list, statement{"while down", downWords(c.Intercept)})
-	}
-	trust := "the roots of this system"
-	if c.TLS.TrustCA != "system" {
-		trust = "the roots in " + c.TLS.TrustCA
-	}
-	list = append(list,
-		statement{"floor", floor + " on both legs: TLS below it is blocked, never replaced by cleartext, and no rule can allow it"},
-		statement{"shown to clients", shownWords(c.TLS.Certificates)},
-		statement{"trusted", trust},
-	)
-	demands := func(r enforce.Rule) bool { return r.ClientTLS != enforce.ClientAny }
-	if len(c.TLS.HoldFor) > 0 || slices.ContainsFunc(c.Rules, demands) {
-		list = append(list, statement{"held", heldWords(c.TLS)})
-	}
-	return list
-}
-
-func interceptionWords(c proxy.Config) string {
-	in := c.Intercept
-	listen := make([]string, len(c.Listen.Addresses))
-	for i, a := range c.Listen.Addresses {
-		listen[i] = a.String()
-	}
-	if in.Method == "none" {
-		return fmt.Sprintf("none: connections made to %s go to %s", strings.Join(listen, " and "), c.Listen.Upstream)
-	}
-	method, _, _ := strings.Cut(where(in), ";")
-	words := method + ", handed to " + strings.Join(listen, " and ")
-	if len(in.Sources) > 0 {
-		words += "; only from " + alternatives(texts(in.Sources))
-	}
-	if len(in.Bypass) > 0 {
-		words += "; never from or to " + alternatives(texts(in.Bypass))
-	}
-	return words + "; " + seenWords(in)
-}
-
-func downWords(in proxy.Intercept) string {
-	if in.Pass {
-		return "connections pass WITHOUT POSTERN while no listening socket exists"
-	}
-	return "connections are reset while no listening socket exists, so that senders try again later"
-}
-
-func heldWords(t proxy.TLS) string {
-	who := "of whom a rule demands TLS"
-	if len(t.HoldFor) > 0 {
-		who += " or who is in " + alternatives(texts(t.HoldFor))
-	}
-	return "a client " + who + " and whose handshake offered less than " + tls.VersionName(t.MinVersion) +
-		" is told so when it comes back in clear, and refused, until " + config.Short(t.Hold) + " after the last refusal"
-}
-
-func shownWords(certificates []proxy.Certificate) string {
-	if len(certificates) == 0 {
-		return "no certificate: STARTTLS is not offered to clients, only the way to the server is secured"
-	}
-	names := make([]string, len(certificates))
-	for i, c := range certificates {
-		names[i] = fmt.Sprintf("%q", c.Name)
-	}
-	words := "the certificate " + names[0]
-	if len(names) > 1 {
-		words += ", or " + alternatives(names[1:]) + " where that one has the name they ask for (SNI)"
-	}
-	return words + "; STARTTLS is offered to them once the way to the server is secured"
 }
 
 func (c *checked) print(w io.Writer) error {

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"postern/proxy"
 	"postern/proxy/proxytest"
 )
 
@@ -201,6 +204,56 @@ func TestCheckFindsWhatInterceptionMissesOnThisMachine(t *testing.T) {
 				t.Errorf("up: %+v", up)
 			}
 		})
+	}
+}
+
+// What the machine carries for others and Postern is not told to take goes past it.
+func TestCheckWarnsOfAFamilyThatTheMachineCarriesAndSourcesLeaveOut(t *testing.T) {
+	const warning = "warning: %s:1: intercept.sources: no %s network found, and this machine carries %s: such connections go past Postern\n"
+	for name, c := range map[string]struct {
+		sources        string
+		forward, flow6 string
+		want           string // the family
+	}{
+		"IPv6":                  {`["10.0.0.0/8"]`, "1", "1", "IPv6"},
+		"IPv4":                  {`["2001:db8::/32"]`, "1", "1", "IPv4"},
+		"one that is not there": {`["10.0.0.0/8"]`, "1", "0", ""},
+		"both":                  {`["10.0.0.0/8", "2001:db8::/32"]`, "1", "1", ""},
+		"everything":            {`[]`, "1", "1", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := gateway(t)
+			if err := errors.Join(h.Sysctl("net.ipv4.ip_forward", c.forward), h.Sysctl("net.ipv6.conf.all.forwarding", c.flow6)); err != nil {
+				t.Fatal(err)
+			}
+			path := write(t, `intercept = {interfaces = ["lan0"], sources = `+c.sources+`}`)
+			got := on(t, h, "check", "--config", path)
+			if got.code != exitFine || got.stderr != "" || strings.Contains(got.stdout, "warning: ") != (c.want != "") ||
+				c.want != "" && !strings.Contains(got.stdout, fmt.Sprintf(warning, path, c.want, c.want)) {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+func TestABridgeCarriesBothFamilies(t *testing.T) {
+	m := carrier{bridge: func(name string) bool { return name == "br0" }}
+	in := proxy.Intercept{Method: "tproxy", Interfaces: []string{"lan0", "br0"}, Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	if err := leftOut(proxy.Config{Intercept: in}, m); err == nil || !strings.Contains(err.Error(), "carries IPv6") {
+		t.Error(err)
+	}
+	in.Interfaces = in.Interfaces[:1]
+	if err := leftOut(proxy.Config{Intercept: in}, m); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCheckSaysWhatClientsAreShownOfAnAuthority(t *testing.T) {
+	words := shownWords(proxy.TLS{Authority: proxy.Authority{Cert: "/ca.pem", Key: "/ca.key"}})
+	for _, says := range []string{"named as the server's own", "/ca.pem", `inspect = "watch"`} {
+		if !strings.Contains(words, says) {
+			t.Errorf("%q is not in %q", says, words)
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type explainFlags struct {
 	clientNames      []string
 	held             string
 	requireTLS       bool
+	partner          partnerFlags
 }
 
 func (f *explainFlags) register(cmd *cobra.Command) {
@@ -45,6 +46,7 @@ func (f *explainFlags) register(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.clientNames, "client-names", nil, "the client shows a certificate that verifies, with these `names`")
 	flags.StringVar(&f.held, "held", "", "the client comes in clear; its last handshake with this server offered no more than this `version`, below the floor")
 	flags.BoolVar(&f.requireTLS, "requiretls", false, "the sender asks for REQUIRETLS (RFC 8689), and the server offers it in TLS")
+	f.partner.register(cmd)
 }
 
 // A question is what explain is asked, understood.
@@ -62,6 +64,7 @@ type question struct {
 	clientShows   *enforce.Certificate // nil: none
 	held          uint16               // what it offered in a handshake that fell below the floor; 0: it is not held
 	requireTLS    bool
+	partner       partner
 }
 
 // An envelopeAddress is what rules look at, and how it is shown.
@@ -73,7 +76,7 @@ type envelopeAddress struct {
 // question understands the flags. Changed says of each whether it was written.
 func (f *explainFlags) question(changed func(string) bool) (question, error) {
 	q := question{requireTLS: f.requireTLS}
-	for _, step := range []func(*question, func(string) bool) error{f.addresses, f.envelope, f.server, f.serverCertificate, f.ownTLS} {
+	for _, step := range []func(*question, func(string) bool) error{f.addresses, f.envelope, f.server, f.serverCertificate, f.ownTLS, f.published} {
 		if err := step(&q, changed); err != nil {
 			return question{}, err
 		}

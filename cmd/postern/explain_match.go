@@ -96,8 +96,7 @@ func (m *matching) matchers(r *enforce.Rule) []matcher {
 	all := []matcher{
 		{"from_networks", "the client " + m.connection.Client.String(),
 			entries(r.FromNetworks, netip.Prefix.String, func(e *enforce.Rule, list []netip.Prefix) { e.FromNetworks = list })},
-		{"to_networks", "the server " + m.connection.Upstream.String(),
-			entries(r.ToNetworks, netip.Prefix.String, func(e *enforce.Rule, list []netip.Prefix) { e.ToNetworks = list })},
+		m.destination(r),
 		{"from_domains", m.senderWords(),
 			entries(r.FromDomains, strings.Clone, func(e *enforce.Rule, list []string) { e.FromDomains = list })},
 	}
@@ -106,6 +105,20 @@ func (m *matching) matchers(r *enforce.Rule) []matcher {
 			entries(r.ToDomains, strings.Clone, func(e *enforce.Rule, list []string) { e.ToDomains = list })})
 	}
 	return all
+}
+
+// destination is to_networks and to_mx_of, which are alternatives.
+func (m *matching) destination(r *enforce.Rule) matcher {
+	key := "to_networks"
+	if len(r.ToMXOf) > 0 {
+		key = "to_mx_of"
+		if len(r.ToNetworks) > 0 {
+			key = "to_networks or to_mx_of"
+		}
+	}
+	return matcher{key, "the server " + m.connection.Upstream.String(), append(
+		entries(r.ToNetworks, netip.Prefix.String, func(e *enforce.Rule, list []netip.Prefix) { e.ToNetworks = list }),
+		entries(r.ToMXOf, strings.Clone, func(e *enforce.Rule, list []string) { e.ToMXOf = list })...)}
 }
 
 func entries[T any](list []T, text func(T) string, set func(*enforce.Rule, []T)) []entry {

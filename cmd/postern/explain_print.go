@@ -140,6 +140,11 @@ func demander(rule, reason string) string {
 		return "the sender (REQUIRETLS)"
 	case enforce.TLSVersionTooLow, enforce.ClientTLSTooLow:
 		return "the floor, [tls] min_version"
+	case enforce.StartTLSStripped:
+		return "what is remembered of the server ([memory])"
+	case enforce.DANEMismatch, enforce.DNSSECBogus, enforce.MTASTSCert, enforce.MTASTSMXMismatch,
+		enforce.CertNotTrusted, enforce.CertExpired: // of a certificate no rule asks about
+		return "what the recipient's domain publishes ([verify] auto)"
 	}
 	return "no rule alone: what failed is never replaced by cleartext"
 }

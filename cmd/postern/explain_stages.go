@@ -8,6 +8,7 @@ import (
 
 	"postern/cmd/internal/config"
 	"postern/enforce"
+	"postern/proxy"
 )
 
 var allowed = enforce.Allow.String()
@@ -61,6 +62,7 @@ type explainer struct {
 }
 
 func explain(file *config.File, q question, now time.Time) *explanation {
+	q.connection.MXOf = q.partner.followed(file, q.connection.Upstream)
 	x := &explainer{question: q, file: file, now: now, out: &explanation{
 		Mode: "enforce", Client: q.connection.Client.String(), Upstream: q.connection.Upstream.String(), Verdict: allowed, assumed: q.assumed,
 	}}
@@ -74,7 +76,10 @@ func explain(file *config.File, q question, now time.Time) *explanation {
 		x.out.To = append(x.out.To, r.shown)
 	}
 	x.out.Facts = []statement{{"server", x.serverWords()}, {"client", x.clientWords()}}
-	if x.connect() && x.upstream() && x.clientLeg() && x.mail() {
+	switch goesOn := x.connect(); {
+	case goesOn && x.leavesTLS() && x.clientVersion != 0:
+		x.watched()
+	case goesOn && x.upstream() && x.clientLeg() && x.mail():
 		for _, r := range x.recipients {
 			x.rcpt(r)
 		}
@@ -96,6 +101,12 @@ func (x *explainer) upstream() bool {
 	var notes []string
 	x.facts.Client.State = enforce.StateNone
 	x.facts.Upstream, notes = x.handshake()
+	if x.leavesTLS() {
+		notes = append(notes, "the rule leaves TLS to a client that asks for it; this one sends mail without, so the way to the server is secured in its place")
+	}
+	if x.file.Proxy.Memory.Downgrade != "off" {
+		x.facts.Remembered = x.partner.remembered
+	}
 	if enforce.MayFallBack(x.rule, x.facts.Upstream, x.file.Policy.Floor()) {
 		failed := x.facts.Upstream
 		x.facts.Upstream = enforce.Leg{State: enforce.StateNone, Failure: failed.Failure, Detail: failed.Detail}
@@ -158,7 +169,8 @@ func (x *explainer) handshake() (leg enforce.Leg, notes []string) {
 	certificate := x.certificate
 	return enforce.Leg{
 		State: enforce.StateOK, Version: x.version, Cipher: cipher, Certificate: &certificate,
-		Chain: func(string) enforce.ChainResult { return x.chain },
+		Chain:   func(string) enforce.ChainResult { return x.chain },
+		Revoked: func(string, bool) enforce.RevocationResult { return x.partner.revoked },
 	}, nil
 }
 
@@ -170,7 +182,7 @@ func (x *explainer) clientLeg() bool {
 	}
 	var missing string
 	switch {
-	case len(x.file.Proxy.TLS.Certificates) == 0:
+	case len(x.file.Proxy.TLS.Certificates) == 0 && x.file.Proxy.TLS.Authority == proxy.Authority{}:
 		missing = "there is no [[tls.certificate]] to show"
 	case x.facts.Upstream.State != enforce.StateOK && x.rule.ClientStartTLS != enforce.Always:
 		missing = "the way to the server is in clear"
@@ -207,14 +219,15 @@ func (x *explainer) mail() bool {
 	policy := x.file.Policy
 	rule := policy.EnvelopeRule(x.connection, x.sender.address(), nil, x.now)
 	m := &matching{connection: x.connection, sender: x.sender, now: x.now}
-	return x.judge(enforce.AtMail, rule, stageResult{Rules: m.lookups(policy.Rules(), true, rule)})
+	return x.judge(enforce.AtMail, rule, stageResult{Rules: m.lookups(policy.EnvelopeRules(), true, rule)})
 }
 
 func (x *explainer) rcpt(recipient *envelopeAddress) {
 	policy := x.file.Policy
 	rule := policy.EnvelopeRule(x.connection, x.sender.address(), recipient.address(), x.now)
 	m := &matching{connection: x.connection, sender: x.sender, recipient: recipient, now: x.now}
-	x.judge(enforce.AtRcpt, rule, stageResult{Recipient: recipient.shown, Rules: m.lookups(policy.Rules(), true, rule)})
+	x.facts.Published = x.partner.publishedBy(recipient)
+	x.judge(enforce.AtRcpt, rule, stageResult{Recipient: recipient.shown, Rules: m.lookups(policy.EnvelopeRules(), true, rule)})
 }
 
 // judge asks for the verdict at a stage and enters it. It reports whether the
@@ -224,6 +237,7 @@ func (x *explainer) judge(stage enforce.Stage, envelope *enforce.Rule, r stageRe
 		Stage: stage, Connection: x.connection, Floor: x.file.Policy.Floor(), Rule: x.rule, Envelope: envelope,
 		Facts: x.facts, RequireTLS: x.requireTLS && stage == enforce.AtMail,
 		HoldFor: x.file.Policy.HoldsFor(x.connection),
+		Auto:    x.file.Policy.Auto(x.connection), LogDowngrade: x.file.Policy.LogDowngrade(),
 	})
 	r.Stage, r.Verdict, r.Reason, r.Detail, r.DemandedBy = stage.String(), v.Action.String(), string(v.Reason), v.Detail, v.Rule
 	if len(v.Failures) > 1 || len(v.Failures) > 0 && !v.Refused() {
@@ -245,7 +259,7 @@ func (x *explainer) judge(stage enforce.Stage, envelope *enforce.Rule, r stageRe
 // handshake that failed has no reply, and one that is observed is not spoken.
 func (x *explainer) reply(stage enforce.Stage, v enforce.Verdict) string {
 	switch {
-	case x.file.Proxy.Observe, x.facts.Client.State == enforce.StateFailed:
+	case x.file.Proxy.Observe, x.facts.Client.State == enforce.StateFailed, x.facts.Client.State == enforce.StateWatched:
 		return ""
 	case stage >= enforce.AtMail:
 		return v.Reason.Codes(v.Action)

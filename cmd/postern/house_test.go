@@ -45,12 +45,13 @@ var mayImport = map[string][]string{
 	"proxy/proxytest/mta":    {"proxy/proxytest/netlab"},
 	"proxy/proxytest/netlab": {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 
-	"cmd/internal/config": {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
+	"cmd/internal/config":   {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
+	"cmd/internal/recorded": {"enforce", "smtpwire/tlshello"},
 	"cmd/internal/probe": {"smtpwire", "smtpwire/tlshello", "enforce", "enforce/dane", "enforce/mtasts", "enforce/published", "enforce/resolver",
 		"enforce/revocation", "golang.org/x/sync"},
 	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/probe", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "smtpwire", "smtpwire/tlshello",
-		"github.com/spf13/cobra", "go.uber.org/zap"},
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/probe", "cmd/internal/recorded", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
+		"github.com/spf13/cobra", "github.com/spf13/pflag", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 
 	"packaging":             {},
@@ -62,16 +63,17 @@ var mayImport = map[string][]string{
 // mayNotUse are packages of the standard library that would let a room do what is
 // not its business.
 var mayNotUse = map[string][]string{
-	"smtpwire":           {"net", "os", "log", "time", "crypto/tls"},
-	"smtpwire/tlshello":  {"net", "os", "log", "time", "crypto/tls"},
-	"enforce":            {"net", "os", "log", "net/http", "io/fs"},
-	"enforce/memory":     {"net", "os/exec", "log", "net/http"}, // os: it has a file
-	"enforce/revocation": {"os", "log", "io/fs"},
-	"enforce/dane":       {"os", "log", "net/http"},
-	"enforce/resolver":   {"os", "log", "net/http"},
-	"enforce/published":  {"os/exec", "log", "net/http"}, // os: it has a file
-	"proxy":              {"log", "os/exec"},
-	"enforce/mtasts":     {"log", "os/exec"},
+	"smtpwire":              {"net", "os", "log", "time", "crypto/tls"},
+	"smtpwire/tlshello":     {"net", "os", "log", "time", "crypto/tls"},
+	"enforce":               {"net", "os", "log", "net/http", "io/fs"},
+	"enforce/memory":        {"net", "os/exec", "log", "net/http"}, // os: it has a file
+	"enforce/revocation":    {"os", "log", "io/fs"},
+	"enforce/dane":          {"os", "log", "net/http"},
+	"enforce/resolver":      {"os", "log", "net/http"},
+	"enforce/published":     {"os/exec", "log", "net/http"}, // os: it has a file
+	"proxy":                 {"log", "os/exec"},
+	"enforce/mtasts":        {"log", "os/exec"},
+	"cmd/internal/recorded": {"net", "os", "log", "net/http", "io/fs"},
 	"proxy/internal/session": {
 		"os/exec", "log", "net/textproto", "net/smtp",
 	},

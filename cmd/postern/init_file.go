@@ -33,7 +33,8 @@ func (p *proposal) file() string {
 	say("# Who is left alone, as sender or as destination. Clients that check the server's",
 		"# certificate themselves see Postern's instead, and refuse it: mail servers that do",
 		"# DANE or MTA-STS, and Exchange that talks to Exchange (hybrid, another organisation",
-		"# of the same house). They belong here. So do machines that must not be touched.",
+		"# of the same house). They belong here, or under a rule with inspect = \"watch\" (see",
+		"# below). So do machines that must not be touched.",
 		"#bypass = [\"192.0.2.25/32\"]",
 		"# What connections meet while Postern does not run: a reset, so that senders try",
 		"# again later (block), or the open way, unguarded (pass).",
@@ -50,7 +51,16 @@ func (p *proposal) file() string {
 		"#to_domains = [\"partner.example\", \"*.partner.example\"]",
 		"#tls = \"forced\"",
 		"#verify = \"name\"",
-		"#names = [\"*.partner.example\"]")
+		"#names = [\"*.partner.example\"]",
+		"",
+		"# A mail server that does DANE itself, or Exchange in a hybrid: its TLS passes through",
+		"# to the server, and is cut where it falls below TLS 1.2.",
+		"#[[rule]]",
+		"#name = \"hybrid\"",
+		"#from_networks = [\"192.0.2.25/32\"]",
+		"#inspect = \"watch\"",
+		"#owner = \"it-sec\"",
+		"#expires = 2027-06-30")
 	return b.String()
 }
 

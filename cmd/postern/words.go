@@ -40,12 +40,20 @@ func scopeWords(r *enforce.Rule) string {
 		wordList(&b, ", through servers in ", texts(r.ToNetworks))
 		return b.String()
 	}
-	if len(r.FromNetworks)+len(r.ToNetworks) == 0 {
+	if len(r.FromNetworks)+len(r.ToNetworks)+len(r.ToMXOf) == 0 {
 		return "All connections"
 	}
 	b.WriteString("Connections")
 	wordList(&b, " from clients in ", texts(r.FromNetworks))
-	wordList(&b, " to servers in ", texts(r.ToNetworks))
+	if len(r.ToMXOf) == 0 {
+		wordList(&b, " to servers in ", texts(r.ToNetworks))
+		return b.String()
+	}
+	wordList(&b, " to the MX hosts of ", r.ToMXOf)
+	wordList(&b, ", or to servers in ", texts(r.ToNetworks))
+	if r.TLS != enforce.Off {
+		b.WriteString(", and mail to recipients there, by whatever server")
+	}
 	return b.String()
 }
 
@@ -102,6 +110,15 @@ func upstreamWords(r *enforce.Rule, floor uint16) string {
 		}
 		parts = append(parts, "with TLS 1.2 only "+alternatives(names))
 	}
+	switch r.Revocation {
+	case enforce.RevocationSoft:
+		parts = append(parts, "nor may the certificate be known to be revoked")
+	case enforce.RevocationHard:
+		parts = append(parts, "and the certificate must be known not to be revoked")
+	}
+	if !r.Auto {
+		parts = append(parts, "what the recipient's domain publishes (DANE, MTA-STS) does not bind")
+	}
 	if r.ServerName != "" {
 		parts = append(parts, "the server is asked for as "+r.ServerName+" (SNI)")
 	}
@@ -127,6 +144,10 @@ func certificateWords(r *enforce.Rule) string {
 			pins = append(pins, pinWords(f))
 		}
 		return ", with the certificate or key " + alternatives(pins)
+	case enforce.VerifyDANE:
+		return ", with a certificate that the recipient domain's TLSA records name (DANE)"
+	case enforce.VerifyMTASTS:
+		return ", with a certificate and a host that the recipient domain's MTA-STS policy names"
 	}
 	return ", whatever its certificate"
 }
@@ -163,6 +184,13 @@ func clientWords(r *enforce.Rule) string {
 	}
 	if r.ClientStartTLS == enforce.Always {
 		parts = append(parts, "STARTTLS is offered to clients even where the way to the server is in clear")
+	}
+	if r.Inspect == enforce.Watch {
+		text := "A client's TLS passes through to the server and is looked at, and the client sees the server's own certificate"
+		if r.Auto {
+			text += "; what recipient domains publish is not enforced inside"
+		}
+		parts = append(parts, text+"; mail that a client sends in clear is secured from here")
 	}
 	return strings.Join(parts, ". ")
 }

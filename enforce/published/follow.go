@@ -31,7 +31,8 @@ type Follower struct {
 	failed   map[string]string                  // why a domain could not be looked up lately
 	wake     chan struct{}
 
-	table atomic.Pointer[map[netip.Addr][]followed] // what sessions look at
+	rounds atomic.Int64                              // of asking for all
+	table  atomic.Pointer[map[netip.Addr][]followed] // what sessions look at
 }
 
 type followed struct{ domain, host string }
@@ -97,6 +98,7 @@ func (f *Follower) Run(ctx context.Context) {
 			pause = min(pause, f.refresh(ctx, r, d))
 		}
 		f.publish()
+		f.rounds.Add(1)
 		if f.file != "" && len(domains) > 0 {
 			if err := f.save(); err != nil {
 				f.report(err)
@@ -182,11 +184,19 @@ func (f *Follower) publish() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	table, now := map[netip.Addr][]followed{}, time.Now()
+	for d, addresses := range f.known {
+		for a, s := range addresses {
+			if !now.Before(s.Until) {
+				delete(addresses, a)
+			}
+		}
+		if len(addresses) == 0 {
+			delete(f.known, d)
+		}
+	}
 	for _, d := range f.domains {
 		for a, s := range f.known[d] {
-			if now.Before(s.Until) {
-				table[a] = append(table[a], followed{d, s.Host})
-			}
+			table[a] = append(table[a], followed{d, s.Host})
 		}
 	}
 	f.table.Store(&table)
@@ -240,20 +250,30 @@ func (f *Follower) Known() []Followed {
 const mostStored = 16 << 20
 
 func (f *Follower) load() error {
-	info, err := os.Stat(f.file)
+	known, err := ReadFollowed(f.file)
+	if err == nil {
+		f.known = known
+	}
+	return err
+}
+
+// ReadFollowed reads a Follower's file: the addresses of each domain. What a clock
+// that was wrong has written is left out.
+func ReadFollowed(file string) (map[string]map[netip.Addr]Sighting, error) {
+	info, err := os.Stat(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if info.Size() > mostStored {
-		return errors.New(f.file + ": too large")
+		return nil, errors.New(file + ": too large")
 	}
-	data, err := os.ReadFile(f.file)
+	data, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	known := map[string]map[netip.Addr]Sighting{}
 	if err := json.Unmarshal(data, &known); err != nil {
-		return errors.New(f.file + ": " + err.Error())
+		return nil, errors.New(file + ": " + err.Error())
 	}
 	latest := time.Now().Add(mostTTL + keptPast)
 	for _, addresses := range known {
@@ -263,8 +283,7 @@ func (f *Follower) load() error {
 			}
 		}
 	}
-	f.known = known
-	return nil
+	return known, nil
 }
 
 // mostTTL is the longest that an answer of DNS is taken to hold.

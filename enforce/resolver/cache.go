@@ -4,6 +4,8 @@ import (
 	"container/list"
 	"sync"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // How long an answer is kept at most: of records, of that there are none
@@ -17,10 +19,15 @@ const (
 	leastKept    = time.Second // a TTL of 0 is for this transaction only (RFC 1035 §3.2.1), of which there are many at once
 )
 
+// ofEach is how many octets there are for an entry, on average: who chooses a
+// recipient's domain chooses whose zones are asked, and so how much comes.
+const ofEach = 1024
+
 // A cache keeps answers; the one that was asked for longest ago goes first.
 type cache struct {
 	mu      sync.Mutex
-	most    int
+	most    int // entries
+	octets  int // of those there are, about
 	entries map[question]*list.Element
 	order   list.List // of *entry, the latest in front
 }
@@ -43,8 +50,7 @@ func (c *cache) find(q question, now time.Time) *answer {
 	}
 	e := at.Value.(*entry)
 	if !now.Before(e.expires) {
-		c.order.Remove(at)
-		delete(c.entries, q)
+		c.remove(at)
 		return nil
 	}
 	c.order.MoveToFront(at)
@@ -55,14 +61,30 @@ func (c *cache) keep(q question, a *answer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if at := c.entries[q]; at != nil {
-		at.Value = &entry{q, a}
-		c.order.MoveToFront(at)
-		return
+		c.remove(at)
 	}
-	for len(c.entries) >= c.most {
-		last := c.order.Back()
-		c.order.Remove(last)
-		delete(c.entries, last.Value.(*entry).question)
+	size := a.size()
+	for len(c.entries) > 0 && (len(c.entries) >= c.most || c.octets+size > c.most*ofEach) {
+		c.remove(c.order.Back())
 	}
+	c.octets += size
 	c.entries[q] = c.order.PushFront(&entry{q, a})
+}
+
+func (c *cache) remove(at *list.Element) {
+	e := c.order.Remove(at).(*entry)
+	c.octets -= e.size()
+	delete(c.entries, e.question)
+}
+
+// size is about how many octets an answer takes.
+func (a *answer) size() int {
+	n := 256
+	for _, rr := range a.records {
+		n += 128 + dns.Len(rr)
+	}
+	for _, name := range a.aliases {
+		n += len(name)
+	}
+	return n
 }

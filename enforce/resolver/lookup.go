@@ -23,25 +23,39 @@ const payload = 1232
 const attempt = 3 * time.Second
 
 // lookup asks the servers in their order until one has an answer.
+//
+// Once a server that is believed has failed, and is not just away, those that are
+// not believed are not asked any more. Their answer would be an insecure one, and
+// bogus signatures or lost questions would have made it so: whoever can bring them
+// about could take away what DNSSEC demands.
 func (r *Resolver) lookup(ctx context.Context, q question) *answer {
 	var last error
-	unavailable := true
+	unavailable, bound := true, false
+	said := make([]bool, len(r.servers)) // that it failed, and would again
 	for round := range 2 {
-		for _, server := range r.servers {
+		for i, server := range r.servers {
+			believed := r.BelievesServer(server)
+			if said[i] || bound && !believed || ctx.Err() != nil {
+				continue
+			}
 			reply, err := exchange(ctx, q, server, round)
 			if err == nil {
-				a := read(reply, q, r.BelievesServer(server) && reply.AuthenticatedData, time.Now())
+				a := read(reply, q, believed && reply.AuthenticatedData, time.Now())
 				if a.err == nil {
+					if !believed && r.Believes() {
+						// The others are away, and may be back in a moment: what is secure
+						// is not to be taken for insecure for as long as a TTL.
+						a.expires = earlier(a.expires, time.Now().Add(failureKept))
+					}
 					return a
 				}
-				err = a.err
+				err, said[i] = a.err, true
 			}
-			unavailable = unavailable && notThere(err)
+			if !notThere(err) {
+				unavailable, bound = false, bound || believed
+			}
 			if last == nil || !notThere(err) {
 				last = err
-			}
-			if ctx.Err() != nil {
-				break
 			}
 		}
 		if unavailable {
@@ -75,10 +89,10 @@ func errno(err error) error {
 }
 
 // notThere reports whether err says that nobody listens there, or that there is no
-// way.
+// way. One that has answered anything is there.
 func notThere(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENETUNREACH) ||
-		errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL)
+	return !errors.Is(err, ErrFailed) && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENETUNREACH) ||
+		errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL))
 }
 
 // exchange asks one server, by UDP and, where its answer does not fit, by TCP.
@@ -94,8 +108,15 @@ func exchange(ctx context.Context, q question, server netip.AddrPort, round int)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	reply, err := ask(ctx, "udp", query, server)
-	if err == nil && reply.Truncated {
-		reply, err = ask(ctx, "tcp", query, server)
+	if err != nil || !reply.Truncated {
+		return reply, err
+	}
+	reply, err = ask(ctx, "tcp", query, server)
+	switch {
+	case err != nil && notThere(err):
+		return nil, fmt.Errorf("%w: its answer needs TCP, which it does not take", ErrFailed)
+	case err == nil && reply.Truncated:
+		return nil, fmt.Errorf("%w: its answer does not even fit TCP", ErrFailed)
 	}
 	return reply, err
 }
@@ -120,12 +141,16 @@ func ask(ctx context.Context, network string, query *dns.Msg, server netip.AddrP
 	}
 	for range strangers {
 		reply, err := link.ReadMsg()
-		var network net.Error
+		// One that was cut may be cut in the middle of a record.
+		whole := err == nil || reply != nil && reply.Truncated && network == "udp"
+		var broken net.Error
 		switch {
-		case errors.As(err, &network), err != nil && reply == nil:
-			return nil, err
-		case err == nil && answers(reply, query):
+		case whole && answers(reply, query):
 			return reply, nil
+		case errors.As(err, &broken):
+			return nil, err
+		case network == "tcp": // which nobody else could have written to
+			return nil, fmt.Errorf("%w: no answer to the question (%v)", ErrFailed, err)
 		}
 	}
 	return nil, fmt.Errorf("%w: answers to other questions", ErrFailed)
@@ -148,40 +173,63 @@ const (
 // proof if it is secure.
 func read(reply *dns.Msg, q question, secure bool, now time.Time) *answer {
 	if reply.Rcode != dns.RcodeSuccess && reply.Rcode != dns.RcodeNameError {
-		return &answer{err: fmt.Errorf("%w (%s%s)", ErrFailed, rcode(reply.Rcode), extended(reply))}
+		return &answer{err: fmt.Errorf("%w: %s%s", ErrFailed, rcode(reply.Rcode), extended(reply))}
+	}
+	if len(reply.Answer) == 0 && !reply.RecursionAvailable && !reply.Authoritative {
+		return &answer{err: fmt.Errorf("%w: it does not resolve", ErrFailed)} // but refers to others
 	}
 	a := &answer{secure: secure, expires: now.Add(mostPositive)}
-	name := q.name
-	for {
-		target := ""
-		for _, rr := range reply.Answer {
-			h := rr.Header()
-			if h.Class != dns.ClassINET || !strings.EqualFold(h.Name, name) {
-				continue
-			}
-			ttl := time.Duration(h.Ttl) * time.Second
-			if alias, ok := rr.(*dns.CNAME); ok && q.kind != dns.TypeCNAME {
-				target = strings.ToLower(alias.Target)
-				a.expires = earlier(a.expires, now.Add(ttl))
-			} else if h.Rrtype == q.kind && len(a.records) < mostRecords {
-				a.records = append(a.records, rr)
-				a.expires = earlier(a.expires, now.Add(ttl))
-			}
+	for name := q.name; ; {
+		alias, err := a.collect(reply, question{name, q.kind}, now)
+		if err != nil {
+			return &answer{err: err}
 		}
-		if target == "" || len(a.records) > 0 {
+		if alias == "" || len(a.records) > 0 {
 			break
 		}
-		if host := strings.TrimSuffix(target, "."); !hostname(host) || len(a.aliases) == mostAliases || slices.Contains(a.aliases, host) {
-			return &answer{err: fmt.Errorf("%w (an alias that leads nowhere)", ErrFailed)}
+		if host := strings.TrimSuffix(alias, "."); !hostname(host) || len(a.aliases) == mostAliases || slices.Contains(a.aliases, host) {
+			return &answer{err: fmt.Errorf("%w: an alias that leads nowhere", ErrFailed)}
 		}
-		a.aliases = append(a.aliases, strings.TrimSuffix(target, "."))
-		name = target
+		a.aliases = append(a.aliases, strings.TrimSuffix(alias, "."))
+		name = alias
 	}
 	if len(a.records) == 0 {
 		a.expires = earlier(a.expires, now.Add(negative(reply)))
 	}
 	a.expires = later(a.expires, now.Add(leastKept))
 	return a
+}
+
+// collect takes what a reply has of one name, and tells the name that this one is
+// an alias of.
+func (a *answer) collect(reply *dns.Msg, q question, now time.Time) (alias string, err error) {
+	for _, rr := range reply.Answer {
+		h := rr.Header()
+		cname, is := rr.(*dns.CNAME)
+		if h.Class != dns.ClassINET || !strings.EqualFold(h.Name, q.name) || h.Rrtype != q.kind && !is {
+			continue
+		}
+		if h.Rdlength == 0 {
+			// The library makes an empty record of it, which would say something: an
+			// MX without a host, that there is none (RFC 7505).
+			return "", fmt.Errorf("%w: a record without data", ErrFailed)
+		}
+		if h.Rrtype != q.kind {
+			alias = strings.ToLower(cname.Target)
+		} else if len(a.records) < mostRecords {
+			a.records = append(a.records, rr)
+		}
+		a.expires = earlier(a.expires, now.Add(lifetime(h.Ttl)))
+	}
+	return alias, nil
+}
+
+// lifetime reads a TTL, of which the first bit is no part (RFC 2181 §8).
+func lifetime(ttl uint32) time.Duration {
+	if ttl >= 1<<31 {
+		return 0
+	}
+	return time.Duration(ttl) * time.Second
 }
 
 func rcode(code int) string {
@@ -212,7 +260,7 @@ func extended(reply *dns.Msg) string {
 func negative(reply *dns.Msg) time.Duration {
 	for _, rr := range reply.Ns {
 		if soa, ok := rr.(*dns.SOA); ok {
-			return min(mostNegative, time.Duration(min(soa.Minttl, soa.Hdr.Ttl))*time.Second)
+			return min(mostNegative, lifetime(min(soa.Minttl, soa.Hdr.Ttl)))
 		}
 	}
 	return failureKept

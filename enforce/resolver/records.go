@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
-	"errors"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +18,7 @@ import (
 type MX struct {
 	Hosts   []MXHost // the preferred first; none: the domain takes no mail, or does not exist
 	Null    bool     // it says that it takes none (RFC 7505)
-	Secure  bool     // DNSSEC secures the answer
+	Secure  bool     // DNSSEC secures the answer, or that there is none; not the addresses of an Implicit one
 	Expires time.Time
 	// Implicit: there is no MX record but an address, so that the domain itself is
 	// the one host (RFC 5321 §5.1).
@@ -47,11 +47,12 @@ func (r *Resolver) MX(ctx context.Context, domain string) (MX, error) {
 		switch {
 		case name == "" && len(a.records) == 1:
 			mx.Null = true
-		case hostname(name) && len(mx.Hosts) < mostHosts:
+		case hostname(name):
 			mx.Hosts = append(mx.Hosts, MXHost{name, record.Preference})
 		}
 	}
 	slices.SortStableFunc(mx.Hosts, func(a, b MXHost) int { return cmp.Compare(a.Preference, b.Preference) })
+	mx.Hosts = once(mx.Hosts)
 	if len(a.records) > 0 {
 		return mx, nil
 	}
@@ -59,11 +60,22 @@ func (r *Resolver) MX(ctx context.Context, domain string) (MX, error) {
 	if err != nil {
 		return MX{}, err
 	}
-	mx.Secure, mx.Expires = mx.Secure && addresses.Secure, earlier(mx.Expires, addresses.Expires)
+	mx.Expires = earlier(mx.Expires, addresses.Expires)
 	if len(addresses.Addrs) > 0 {
 		mx.Implicit, mx.Hosts = true, []MXHost{{Name: domain}}
 	}
 	return mx, nil
+}
+
+// once leaves each host where it is preferred most, and mostHosts of them.
+func once(hosts []MXHost) []MXHost {
+	known := make(map[string]bool)
+	hosts = slices.DeleteFunc(hosts, func(h MXHost) bool {
+		was := known[h.Name]
+		known[h.Name] = true
+		return was
+	})
+	return hosts[:min(len(hosts), mostHosts)]
 }
 
 // Addresses are those of a host.
@@ -71,13 +83,15 @@ type Addresses struct {
 	Addrs   []netip.Addr
 	Name    string // of the host behind all aliases; its own where there is none
 	Aliased bool   // there are aliases
-	Secure  bool   // DNSSEC secures all that came, aliases and denials too
+	Secure  bool   // DNSSEC secures all that came, aliases and denials too; see [Resolver.Addresses]
 	Expires time.Time
 }
 
 // Addresses gives the addresses of a host, a lower-case A-label, of both families.
-// That one of them cannot be had is no error where the other has some, and they are
-// not Secure then.
+//
+// That one of them cannot be had is no error where the other has some. Those are
+// Secure then if DNSSEC secures them: who keeps the other's answer away must not
+// make a signed zone look like an unsigned one.
 func (r *Resolver) Addresses(ctx context.Context, host string) (Addresses, error) {
 	kinds := []uint16{dns.TypeA, dns.TypeAAAA}
 	answers, errs := make([]*answer, len(kinds)), make([]error, len(kinds))
@@ -89,13 +103,11 @@ func (r *Resolver) Addresses(ctx context.Context, host string) (Addresses, error
 	found := Addresses{Name: host, Secure: true}
 	for i, a := range answers {
 		if errs[i] != nil {
-			found.Secure = false
+			found.Expires = sooner(found.Expires, time.Now().Add(failureKept))
 			continue
 		}
 		found.Secure = found.Secure && a.secure
-		if found.Expires.IsZero() || a.expires.Before(found.Expires) {
-			found.Expires = a.expires
-		}
+		found.Expires = sooner(found.Expires, a.expires)
 		if n := len(a.aliases); n > 0 {
 			found.Name, found.Aliased = a.aliases[n-1], true
 		}
@@ -105,14 +117,18 @@ func (r *Resolver) Addresses(ctx context.Context, host string) (Addresses, error
 			}
 		}
 	}
-	if err := errors.Join(errs...); err != nil && len(found.Addrs) == 0 {
-		for _, e := range errs {
-			if e != nil {
-				return Addresses{}, e
-			}
-		}
+	if err := cmp.Or(errs...); err != nil && len(found.Addrs) == 0 {
+		return Addresses{}, err
 	}
 	return found, nil
+}
+
+// sooner is the earlier of two times, of which the first may be none.
+func sooner(t, other time.Time) time.Time {
+	if t.IsZero() {
+		return other
+	}
+	return earlier(t, other)
 }
 
 func addressOf(rr dns.RR) netip.Addr {
@@ -151,7 +167,7 @@ func (r *Resolver) Alias(ctx context.Context, name string) (Alias, error) {
 
 // A TXT is the text records of a name.
 type TXT struct {
-	Records []string // the strings of each, joined
+	Records []string // the strings of each, joined: any octets, as they were sent
 	Secure  bool
 	Expires time.Time
 }
@@ -164,9 +180,32 @@ func (r *Resolver) TXT(ctx context.Context, name string) (TXT, error) {
 	}
 	txt := TXT{Secure: a.secure, Expires: a.expires}
 	for _, rr := range a.records {
-		txt.Records = append(txt.Records, strings.Join(rr.(*dns.TXT).Txt, ""))
+		txt.Records = append(txt.Records, unescape(strings.Join(rr.(*dns.TXT).Txt, "")))
 	}
 	return txt, nil
+}
+
+// unescape undoes the escapes of zone files (RFC 1035 §5.1), in which the library
+// gives strings.
+func unescape(text string) string {
+	if !strings.Contains(text, `\`) {
+		return text
+	}
+	var plain strings.Builder
+	for i := 0; i < len(text); i++ {
+		if text[i] != '\\' || i+1 == len(text) {
+			plain.WriteByte(text[i])
+			continue
+		}
+		i++
+		if number, err := strconv.ParseUint(text[i:min(i+3, len(text))], 10, 8); err == nil && i+3 <= len(text) {
+			plain.WriteByte(byte(number))
+			i += 2
+		} else {
+			plain.WriteByte(text[i])
+		}
+	}
+	return plain.String()
 }
 
 // A TLSA is the TLSA records of a name (RFC 6698 §2).

@@ -3,7 +3,9 @@ package resolver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
@@ -17,13 +19,13 @@ type TrustAD uint8
 // between that could be forged.
 const (
 	TrustLoopback TrustAD = iota
-	TrustAlways
+	TrustAlways           // for a way there that nobody else can write to: neither AD nor ErrUnavailable can be forged on it
 	TrustNever
 )
 
 // Options say whom a Resolver asks and what it believes.
 type Options struct {
-	Servers []netip.AddrPort // in the order in which they are asked; at least one
+	Servers []netip.AddrPort // in the order in which they are asked, those that are believed first; at least one
 	TrustAD TrustAD
 	Timeout time.Duration // of one question, all servers and attempts together; 0 is 10 s
 	Entries int           // answers kept; 0 is 20,000
@@ -54,7 +56,16 @@ type Resolver struct {
 
 // New makes a Resolver.
 func New(o Options) *Resolver {
-	r := &Resolver{servers: o.Servers, trust: o.TrustAD, timeout: o.Timeout}
+	r := &Resolver{servers: slices.Clone(o.Servers), trust: o.TrustAD, timeout: o.Timeout}
+	slices.SortStableFunc(r.servers, func(a, b netip.AddrPort) int {
+		switch {
+		case r.BelievesServer(a) == r.BelievesServer(b):
+			return 0
+		case r.BelievesServer(a):
+			return -1
+		}
+		return 1
+	})
 	if r.timeout <= 0 {
 		r.timeout = 10 * time.Second
 	}
@@ -99,7 +110,7 @@ type answer struct {
 // ask answers a question, from what is kept or by asking.
 func (r *Resolver) ask(ctx context.Context, name string, kind uint16) (*answer, error) {
 	if !hostname(name) {
-		return nil, ErrFailed
+		return nil, fmt.Errorf("%w: not a name", ErrFailed)
 	}
 	q := question{name + ".", kind}
 	if a := r.cache.find(q, time.Now()); a != nil {
@@ -117,7 +128,7 @@ func (r *Resolver) ask(ctx context.Context, name string, kind uint16) (*answer, 
 		a := f.Val.(*answer)
 		return a, a.err
 	case <-ctx.Done():
-		return nil, ErrTimeout
+		return nil, fmt.Errorf("%w (%w)", ErrTimeout, ctx.Err())
 	}
 }
 

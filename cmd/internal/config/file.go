@@ -70,7 +70,8 @@ func Parse(path string, data []byte) (*File, error) {
 	tls := top.inner("tls")
 	readTLS(tls, &f.Proxy.TLS)
 	readSMTP(top.inner("smtp"), &f.Proxy.SMTP)
-	readResolver(top.inner("resolver"), &f.Proxy.Resolver)
+	resolver := top.inner("resolver")
+	readResolver(resolver, &f.Proxy.Resolver)
 	readVerify(top.inner("verify"), &f.Proxy.Verify)
 	readMemory(top.inner("memory"), &f.Proxy.Memory)
 	readLimits(top.inner("limits"), &f.Proxy.Limits)
@@ -78,13 +79,14 @@ func Parse(path string, data []byte) (*File, error) {
 	readLog(top.inner("log"), &f.Proxy.Log)
 	readLater(top)
 	rules := readRules(top, &f.Proxy)
+	needsResolver(rules, resolver, &f.Proxy)
 	top.done()
 	f.Policy = compile(rules, tls, &f.Proxy)
 
 	if len(r.errs) > 0 {
 		return nil, r.sorted()
 	}
-	f.Notes = notes(top, f)
+	f.Notes = notes(f)
 	return f, nil
 }
 
@@ -123,31 +125,4 @@ func oneLine(msg string) string {
 		}
 		return r
 	}, cut(msg)))
-}
-
-// notes tells what is no fault and yet worth knowing.
-func notes(top *table, f *File) Errors {
-	r := &reader{file: f.Path, at: f.at}
-	if family := untaken(&f.Proxy); family != "" {
-		then := "when_down decides, always"
-		if f.Proxy.Intercept.Method == "redirect" {
-			then = "they go past Postern"
-		}
-		r.fail("listen.addresses", "no %s address found: %s connections are not taken, %s", family, family, then)
-	}
-	for i := range f.Proxy.Rules {
-		rule := &f.Proxy.Rules[i]
-		weak := rule.Weaker()
-		if len(weak) == 0 {
-			continue
-		}
-		place := join(element("rule", i), weak[0])
-		if rule.Owner == "" {
-			r.fail(place, "the rule is weaker than the built-in one and has no owner")
-		}
-		if rule.Expires.IsZero() {
-			r.fail(place, "the rule is weaker than the built-in one and has no day on which it expires")
-		}
-	}
-	return r.sorted()
 }

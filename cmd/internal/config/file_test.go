@@ -79,7 +79,7 @@ func TestEveryKeyOfTheReferenceIsRead(t *testing.T) {
 			TrustCA:   "/etc/postern/tls/roots.pem", Hold: 48 * time.Hour, HoldFor: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")},
 		},
 		SMTP:     proxy.SMTP{BareNewline: proxy.RejectBare, Extensions: []string{"X-EXPS", "XAOL"}},
-		Resolver: proxy.Resolver{Servers: addrPorts("192.0.2.53:53", "[2001:db8::53]:5353"), TrustAD: "never"},
+		Resolver: proxy.Resolver{Servers: addrPorts("192.0.2.53:53", "[2001:db8::53]:5353"), TrustAD: "always"},
 		Verify:   proxy.Verify{Auto: enforce.Auto{MTASTS: true}, Relays: prefixes("10.0.0.0/8", "192.0.2.1/32"), Cache: "/var/cache/postern"},
 		Memory:   proxy.Memory{Store: "/var/cache/memory.db", Downgrade: "log", Remember: 10 * 24 * time.Hour},
 		Limits:   proxy.Limits{Sessions: 5000, SessionsPerSource: 100, Recipients: 500, Line: 4096, ReplyLines: 128},

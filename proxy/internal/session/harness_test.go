@@ -52,6 +52,12 @@ type options struct {
 func newBench(t *testing.T, o options) *bench {
 	t.Helper()
 	t.Parallel()
+	return startBench(t, o)
+}
+
+// startBench begins another session in the same test.
+func startBench(t *testing.T, o options) *bench {
+	t.Helper()
 	if o.floor == 0 {
 		o.floor = tls.VersionTLS12
 	}
@@ -346,7 +352,7 @@ func ehloReply(lines []string) string {
 	return text.String()
 }
 
-func tcpPair(t *testing.T) (near, far net.Conn) {
+func tcpPair(t testing.TB) (near, far net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

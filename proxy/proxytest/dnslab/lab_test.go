@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"slices"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -140,7 +140,7 @@ func TestTheResolverListensWhereItIsTold(t *testing.T) {
 	if reply := ask(t, at, "ns.signed.test.", dns.TypeA); lab.Resolver() != at || !reply.AuthenticatedData {
 		t.Error(lab.Resolver(), reply)
 	}
-	if !slices.Equal(p.started, []string{"/usr/sbin/knotd", "/usr/sbin/unbound"}) {
+	if len(p.started) != 2 || p.started[0] != "/usr/sbin/knotd" || filepath.Base(p.started[1]) != "unbound" {
 		t.Error(p.started)
 	}
 }
