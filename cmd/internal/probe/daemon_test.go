@@ -96,8 +96,9 @@ func TestTheVerdictIsWhatTheDaemonSays(t *testing.T) {
 		"narrow": {{Name: "one", Auto: true, Ciphers: []uint16{tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA}}},
 		"widened": {{Name: "one", Auto: true, Ciphers: []uint16{tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA},
 			OnViolation: enforce.OnViolationLog, Owner: "x"}},
-		"open": {{Name: "one", Auto: true, OnHandshakeFailure: enforce.Cleartext}},
-		"off":  {{Name: "one", Auto: true, TLS: enforce.Off, Owner: "x"}},
+		"open":    {{Name: "one", Auto: true, OnHandshakeFailure: enforce.Cleartext}},
+		"watched": {{Name: "one", Auto: true, Inspect: enforce.Watch, Owner: "x"}},
+		"off":     {{Name: "one", Auto: true, TLS: enforce.Off, Owner: "x"}},
 		"mail": forced(func(r *enforce.Rule) {
 			r.ToDomains, r.Verify, r.Names = []string{"mx.test"}, enforce.VerifyName, []string{"elsewhere.invalid"}
 		}),

@@ -104,6 +104,9 @@ func (s *sitting) settle(ctx context.Context, v *Verdict) {
 		*up = enforce.Leg{State: enforce.StateNone, Failure: up.Failure, Detail: up.Detail}
 		v.Notes = append(v.Notes, "the rule has the server dialled again, in clear")
 	}
+	if s.rule.Inspect == enforce.Watch {
+		v.Notes = append(v.Notes, `the rule has inspect = "watch": this is for a client that comes in clear; the TLS of others passes through to the server`)
+	}
 	if up.State != enforce.StateOK || len(s.shown) == 0 {
 		return
 	}
