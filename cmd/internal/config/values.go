@@ -130,13 +130,10 @@ func orEmpty(v any) string {
 	return describe(v)
 }
 
-// A word is one of the strings that a key may hold. One with a reason in later
-// is part of the language and not of this release: to accept it would be to not
-// enforce it.
+// A word is one of the strings that a key may hold.
 type word[T any] struct {
 	text  string
 	value T
-	later string
 }
 
 // oneOf is a parse of words.
@@ -145,20 +142,12 @@ func oneOf[T any](words ...word[T]) parse[T] {
 		var none T
 		var allowed []string
 		for _, w := range words {
-			if w.later == "" {
-				if w.text == s {
-					return w.value, ""
-				}
-				allowed = append(allowed, strconv.Quote(w.text))
-			}
-		}
-		expected := alternatives(allowed)
-		for _, w := range words {
 			if w.text == s {
-				expected += ": this release does not " + w.later + " yet"
+				return w.value, ""
 			}
+			allowed = append(allowed, strconv.Quote(w.text))
 		}
-		return none, expected
+		return none, alternatives(allowed)
 	}
 }
 
@@ -168,13 +157,6 @@ func alternatives(words []string) string {
 	}
 	last := len(words) - 1
 	return strings.Join(words[:last], ", ") + " or " + words[last]
-}
-
-// later refuses a key, or a whole table, of which this release does nothing.
-func later(t *table, key, what string) {
-	if _, ok := t.value(key); ok {
-		t.fail(key, "found, expected no such key: this release does not %s yet", what)
-	}
 }
 
 // emptyOnly accepts a list that switches off what this release does not do.

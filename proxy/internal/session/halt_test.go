@@ -94,8 +94,10 @@ func TestTheUpstreamLegIsSecuredWhileThePumpIsHaltedAndNothingIsLost(t *testing.
 func TestThePumpIsHaltedAgainAndAgain(t *testing.T) {
 	s, client, up := byHand(t)
 	for range 100 {
-		if !s.haltPump() || !s.haltPump() {
-			t.Fatal("the session is over")
+		for range 2 { // to halt what is halted does nothing
+			if !s.haltPump() {
+				t.Fatal("the session is over")
+			}
 		}
 		go func() {
 			up.hears("RSET")
