@@ -8,7 +8,10 @@
 // which replies reach the client, pump.go what comes of the upstream's, halt.go
 // how that is stopped for a while, refuse.go verdicts and how they are spoken,
 // words.go every reply that is Postern's own, facts.go what a handshake yielded,
-// passthrough.go what observing does where Postern would stand in the way.
+// passthrough.go what observing does where Postern would stand in the way. Where a
+// rule has TLS watched and not ended here, watch.go is how client and upstream come
+// to it, watch_gate.go what holds it back until it was judged, watch_facts.go what
+// came of it, and splice.go how octets pass.
 //
 // Two goroutines run a session. One reads the client and alone writes to the
 // upstream; the other, started when the first EHLO has been answered, reads the

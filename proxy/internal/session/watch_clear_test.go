@@ -169,3 +169,22 @@ func TestARefusedSTARTTLSIsPassedOnAndTheSessionGoesOn(t *testing.T) {
 	b.client.raw.Close()
 	wantFields(t, b.record(), map[string]string{"verdict": "allow", "reason": "starttls-refused", "detail": "STARTTLS was answered 454", "tls": "may:TLSv1.3"})
 }
+
+func TestObservingPassesThroughAnUpgradeThatFails(t *testing.T) {
+	b := newBench(t, options{rules: watchingRule(), edit: func(s *Snapshot) { s.Observe = true }})
+	up := b.inClear("SIZE 1000")
+	b.client.say("MAIL FROM:<a@x.example> SIZE=10\nRCPT TO:<b@x.example>\n")
+	up.hears("STARTTLS")
+	up.say("220 go\n")
+	up.acceptTLS(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10})
+	again := b.server()
+	again.say("220 mx.example.net ESMTP\n")
+	again.hears("EHLO client.example")
+	again.say("250-mx.example.net\n250 STARTTLS\n")
+	again.hears("MAIL FROM:<a@x.example> SIZE=10", "RCPT TO:<b@x.example>")
+	again.say("250 ok\n250 ok\n")
+	b.client.hears("250 ok", "250 ok")
+	again.conn.Close()
+	b.client.hearsEnd()
+	wantFields(t, b.record(), map[string]string{"mode": "observe", "reason": "tls-version-too-low", "end": "passed through"})
+}

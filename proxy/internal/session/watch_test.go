@@ -355,8 +355,9 @@ func TestAHandshakeThatFailsIsToldByWhomAsFarAsThatCanBeSeen(t *testing.T) {
 }
 
 func TestAWatchedHandshakeHasItsTime(t *testing.T) {
-	b := newBench(t, options{rules: watchingRule(), edit: brief})
+	b := newBench(t, options{rules: watchingRule(), edit: func(s *Snapshot) { brief(s); s.Timeouts.Final = time.Minute }})
 	b.asked()
+	b.client.raws("\x16\x03\x01")
 	b.client.hearsEnd()
 	wantFields(t, b.record(), map[string]string{"reason": "client-handshake-failed", "detail": "the TLS handshake failed: timeout", "upstream_tls.state": "none"})
 }
