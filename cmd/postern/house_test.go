@@ -39,8 +39,9 @@ var mayImport = map[string][]string{
 
 	"cmd/internal/config":   {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
 	"cmd/internal/recorded": {"enforce", "smtpwire/tlshello"},
+	"cmd/internal/replay":   {"cmd/internal/recorded", "enforce"},
 	"cmd/internal/service":  {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/recorded", "cmd/internal/service", "proxy", "enforce", "smtpwire", "smtpwire/tlshello",
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/recorded", "cmd/internal/replay", "cmd/internal/service", "proxy", "enforce", "smtpwire", "smtpwire/tlshello",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 
@@ -54,6 +55,7 @@ var mayImport = map[string][]string{
 // not its business.
 var mayNotUse = map[string][]string{
 	"cmd/internal/recorded": {"net", "os", "log", "net/http", "io/fs"},
+	"cmd/internal/replay":   {"net", "os", "log", "net/http", "io/fs"},
 
 	"smtpwire":          {"net", "os", "log", "time", "crypto/tls"},
 	"smtpwire/tlshello": {"net", "os", "log", "time", "crypto/tls"},

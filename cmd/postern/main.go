@@ -105,7 +105,7 @@ line or the configuration is at fault.`,
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the configuration `file`")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(o), newCheck(o), newExplain(o), newIntercept(o), newCertificate(o), newInit(o), newDoctor(o), newVersion(o))
+	root.AddCommand(newRun(o), newCheck(o), newExplain(o), newReplay(o), newIntercept(o), newCertificate(o), newInit(o), newDoctor(o), newVersion(o))
 	return root
 }
 
