@@ -201,8 +201,9 @@ func (v *view) certificate(leg *enforce.Leg, envelope *enforce.Rule) {
 	l := &v.rec.UpstreamTLS
 	demands := slices.ContainsFunc([]*enforce.Rule{v.rule, envelope}, func(r *enforce.Rule) bool { return r != nil && r.Verify != enforce.VerifyNone })
 	other := demands && (v.anySNI || leg.Certificate == nil && l.State == "watched" || v.rule.ServerName != "" && l.SNI != "" && v.rule.ServerName != l.SNI)
+	const shown = "which certificate the server would have shown"
 	switch {
-	case other && v.lacks("which certificate the server would have shown"):
+	case other && v.lacks(shown):
 		leg.Certificate = v.wanted(new(enforce.Certificate), envelope)
 	case other:
 		leg.Certificate = new(enforce.Certificate)
@@ -215,7 +216,10 @@ func (v *view) certificate(leg *enforce.Leg, envelope *enforce.Rule) {
 		return
 	}
 	leg.Chain = func(roots string) enforce.ChainResult {
-		if known, same := v.roots(); other || !same || known != roots {
+		if other {
+			return enforce.ChainResult{Verified: v.lacks(shown), Reason: enforce.CertNotTrusted}
+		}
+		if known, same := v.roots(); !same || known != roots {
 			return enforce.ChainResult{Verified: v.lacks("whether the certificate leads to the roots that a rule asks for"), Reason: enforce.CertNotTrusted}
 		}
 		return enforce.ChainResult{Verified: l.Verified, Reason: v.whyUntrusted(leg.Certificate)}
