@@ -94,6 +94,7 @@ A first look at a machine:
     postern intercept up           have the kernel send connections here
     postern run                    serve them
     postern doctor                 what is wrong here, and what mends it?
+    postern replay RECORDS...      what would another policy have made of them?
 
 Exit codes: 0 fine; 1 something was found, or failed while running; 2 the command
 line or the configuration is at fault.`,
