@@ -17,6 +17,7 @@ import (
 // explainFlags are the flags of explain as they are written.
 type explainFlags struct {
 	client, upstream string
+	mxOf             []string
 	from             string
 	to               []string
 	starttls, tls    string
@@ -33,6 +34,7 @@ func (f *explainFlags) register(cmd *cobra.Command) {
 	flags.SortFlags = false
 	flags.StringVar(&f.client, "client", "", "the `address` of who connects")
 	flags.StringVar(&f.upstream, "upstream", "", "the `address` of the server they mean to reach")
+	flags.StringSliceVar(&f.mxOf, "mx-of", nil, "the `domains` of which the server is an MX host, for rules with to_mx_of")
 	flags.StringVar(&f.from, "from", "", "the sender, a `domain or address`; <> for the null sender")
 	flags.StringArrayVar(&f.to, "to", nil, "a recipient, a `domain or address`; may be given more than once")
 	flags.StringVar(&f.starttls, "starttls", "yes", "does the server offer STARTTLS? `yes or no`")
@@ -98,6 +100,13 @@ func (f *explainFlags) addresses(q *question, changed func(string) bool) error {
 			return fmt.Errorf(`--%s %q found, expected an address such as "192.0.2.1" or "2001:db8::1"`, a.flag, a.text)
 		}
 		*a.into = addr.Unmap()
+	}
+	for _, text := range f.mxOf {
+		domain, err := config.Domain(text)
+		if err != nil {
+			return fmt.Errorf("--mx-of %w", err)
+		}
+		q.connection.MXOf = append(q.connection.MXOf, domain)
 	}
 	c := &q.connection
 	six := c.Client.Is6() || c.Upstream.Is6()

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,16 +32,18 @@ type matching struct {
 func (m *matching) lookups(rules []*enforce.Rule, envelope bool, binding *enforce.Rule) []lookup {
 	var list []lookup
 	for _, r := range rules {
-		if r.Envelope() != envelope {
+		twin := envelope && !r.Envelope() && len(r.ToMXOf) > 0 && r.TLS != enforce.Off
+		if r.Envelope() != envelope && !twin {
 			continue
 		}
-		binds, why := m.ask(r)
-		if binds && r != binding && m.recipient == nil && len(r.ToDomains) > 0 {
+		binds, why := m.ask(r, twin)
+		bound := binding != nil && r.Name == binding.Name
+		if binds && !bound && m.recipient == nil && (twin || len(r.ToDomains) > 0) {
 			why += "; whether it is for the recipients shows at RCPT, and no rule behind it is judged before"
 			return append(list, lookup{r.Name, kindOf(r), false, why})
 		}
-		list = append(list, lookup{r.Name, kindOf(r), r == binding, why})
-		if r == binding {
+		list = append(list, lookup{r.Name, kindOf(r), bound, why})
+		if bound {
 			break
 		}
 	}
@@ -48,13 +51,14 @@ func (m *matching) lookups(rules []*enforce.Rule, envelope bool, binding *enforc
 }
 
 // ask says whether the matchers of a rule hold, and of the first that does not,
-// or of all, what is in them. The recipients of a rule are left out at MAIL.
-func (m *matching) ask(r *enforce.Rule) (binds bool, why string) {
+// or of all, what is in them. The recipients of a rule are left out at MAIL. The
+// twin of a rule with to_mx_of is the same demand on recipients in those domains.
+func (m *matching) ask(r *enforce.Rule, twin bool) (binds bool, why string) {
 	if expired(r, m.now) {
 		return false, "expired, its last day was " + lastDay(r)
 	}
 	var held []string
-	for _, matcher := range m.matchers(r) {
+	for _, matcher := range m.matchers(r, twin) {
 		if len(matcher.entries) == 0 {
 			continue
 		}
@@ -71,7 +75,7 @@ func (m *matching) ask(r *enforce.Rule) (binds bool, why string) {
 		held = append(held, fmt.Sprintf("%s is in %s %s", matcher.subject, matcher.key, entry))
 	}
 	switch {
-	case len(held) == 0 && len(r.ToDomains) > 0:
+	case len(held) == 0 && (twin || len(r.ToDomains) > 0):
 		return true, "it is for all senders"
 	case len(held) == 0:
 		return true, "it is for all connections"
@@ -92,20 +96,39 @@ type entry struct {
 	rule enforce.Rule
 }
 
-func (m *matching) matchers(r *enforce.Rule) []matcher {
+func (m *matching) matchers(r *enforce.Rule, twin bool) []matcher {
 	all := []matcher{
 		{"from_networks", "the client " + m.connection.Client.String(),
 			entries(r.FromNetworks, netip.Prefix.String, func(e *enforce.Rule, list []netip.Prefix) { e.FromNetworks = list })},
-		{"to_networks", "the server " + m.connection.Upstream.String(),
-			entries(r.ToNetworks, netip.Prefix.String, func(e *enforce.Rule, list []netip.Prefix) { e.ToNetworks = list })},
 		{"from_domains", m.senderWords(),
 			entries(r.FromDomains, strings.Clone, func(e *enforce.Rule, list []string) { e.FromDomains = list })},
 	}
-	if m.recipient != nil {
-		all = append(all, matcher{"to_domains", "the recipient " + m.recipient.shown,
-			entries(r.ToDomains, strings.Clone, func(e *enforce.Rule, list []string) { e.ToDomains = list })})
+	toDomains := func(e *enforce.Rule, list []string) { e.ToDomains = list }
+	if !twin {
+		all = slices.Insert(all, 1, m.destinations(r))
+	}
+	switch {
+	case m.recipient != nil && twin:
+		all = append(all, matcher{"to_mx_of", "the recipient " + m.recipient.shown, entries(r.ToMXOf, strings.Clone, toDomains)})
+	case m.recipient != nil:
+		all = append(all, matcher{"to_domains", "the recipient " + m.recipient.shown, entries(r.ToDomains, strings.Clone, toDomains)})
 	}
 	return all
+}
+
+// destinations are the networks and the MX hosts of a rule, which are alternatives
+// to each other.
+func (m *matching) destinations(r *enforce.Rule) matcher {
+	to := matcher{"to_networks", "the server " + m.connection.Upstream.String(),
+		entries(r.ToNetworks, netip.Prefix.String, func(e *enforce.Rule, list []netip.Prefix) { e.ToNetworks = list })}
+	if len(r.ToMXOf) == 0 {
+		return to
+	}
+	if to.key = "to_mx_of"; len(r.ToNetworks) > 0 {
+		to.key = "to_networks or to_mx_of"
+	}
+	to.entries = append(to.entries, entries(r.ToMXOf, strings.Clone, func(e *enforce.Rule, list []string) { e.ToMXOf = list })...)
+	return to
 }
 
 func entries[T any](list []T, text func(T) string, set func(*enforce.Rule, []T)) []entry {

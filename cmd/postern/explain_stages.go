@@ -214,7 +214,25 @@ func (x *explainer) rcpt(recipient *envelopeAddress) {
 	policy := x.file.Policy
 	rule := policy.EnvelopeRule(x.connection, x.sender.address(), recipient.address(), x.now)
 	m := &matching{connection: x.connection, sender: x.sender, recipient: recipient, now: x.now}
-	x.judge(enforce.AtRcpt, rule, stageResult{Recipient: recipient.shown, Rules: m.lookups(policy.Rules(), true, rule)})
+	result := stageResult{Recipient: recipient.shown, Rules: m.lookups(policy.Rules(), true, rule)}
+	if x.facts.Published = nil; enforce.AsksPublished(enforce.Auto{}, x.rule, rule).Any() {
+		x.publish(recipient)
+		result.Notes = append(result.Notes, "what the domain publishes is not looked up, and taken to name a server whose certificate verifies; postern probe asks")
+	}
+	x.judge(enforce.AtRcpt, rule, result)
+}
+
+// publish has the recipient's domain publish what a server satisfies that is a good
+// one, where a rule asks for it.
+func (x *explainer) publish(recipient *envelopeAddress) {
+	x.facts.Published = &enforce.Published{Domain: recipient.Domain, MX: enforce.MXKnown,
+		DANE:   enforce.DANE{State: enforce.DANEMatches},
+		MTASTS: enforce.MTASTS{State: enforce.MTASTSEnforce, MXMatches: true, CertificateMatches: true}}
+	if recipient.Domain == "" {
+		x.facts.Published = &enforce.Published{MX: enforce.MXNone, Detail: "it has no domain"}
+	} else if x.facts.Upstream.State != enforce.StateOK || !x.chain.Verified {
+		x.facts.Published.DANE.State = enforce.DANEDiffers
+	}
 }
 
 // judge asks for the verdict at a stage and enters it. It reports whether the

@@ -128,6 +128,7 @@ func TestWhatExplainCannotBeAskedExits2AndSaysWhatWasExpected(t *testing.T) {
 		{"--client fe80::1%lan0", `--client "fe80::1%lan0" found`},
 		{"--upstream 192.0.2.256", `--upstream "192.0.2.256" found`},
 		{"--client 192.0.2.1 --upstream 2001:db8::1", "expected both of one family"},
+		{"--mx-of a..example", `--mx-of "a..example" found`},
 		{"--from a..example", `--from "a..example" found, expected a domain`},
 		{"--from x@-a.example", `--from "-a.example" found, expected a domain`},
 		{"--from x@", `--from "x@" found, expected a domain or an address`},
@@ -167,6 +168,40 @@ func TestWhatExplainCannotBeAskedExits2AndSaysWhatWasExpected(t *testing.T) {
 	}
 }
 
+func TestExplainOfRulesForMXHostsAndPublications(t *testing.T) {
+	path := write(t, `intercept.interfaces = ["lan0"]
+[[rule]]
+name = "bank"
+to_mx_of = ["bank.example"]
+to_networks = ["203.0.113.0/24"]
+tls = "forced"
+verify = "dane"
+[[rule]]
+name = "insurer"
+to_domains = ["insurer.example"]
+tls = "forced"
+verify = "mta-sts"
+`)
+	for name, c := range map[string]struct {
+		args string
+		code int
+	}{
+		"mx-host":             {"--mx-of bank.example --to bank.example", exitFine},
+		"mx-host-by-network":  {"--upstream 203.0.113.7 --to other.example --verified no", exitFinding},
+		"mx-host-not-in-dns":  {"--to bank.example --verified no --to other.example", exitFinding},
+		"mx-host-in-clear":    {"--mx-of bank.example --starttls=no", exitFinding},
+		"published-policy":    {"--to insurer.example", exitFine},
+		"published-untrusted": {"--to insurer.example --verified no", exitFinding},
+		"published-literal":   {"--upstream 203.0.113.7 --to x@[192.0.2.1]", exitFinding},
+	} {
+		got := postern(t, append([]string{"explain", "--config", path}, strings.Fields(c.args)...)...)
+		if got.code != c.code || got.stderr != "" {
+			t.Errorf("explain %s: exit %d\n%s%s", c.args, got.code, got.stderr, got.stdout)
+		}
+		golden(t, "explain/"+name, "$ postern explain "+c.args+"\n"+got.stdout)
+	}
+}
+
 // What explain says of each rule is what the policy does.
 func TestWhyARuleBindsAgreesWithThePolicy(t *testing.T) {
 	networks := []string{"192.0.2.0/24", "192.0.2.128/25", "198.51.100.0/24", "2001:db8::/32", "192.0.2.129/32"}
@@ -182,11 +217,15 @@ func TestWhyARuleBindsAgreesWithThePolicy(t *testing.T) {
 			}
 			return list
 		})
+		mxOf := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a.example", "b.a.example"}), 0, 2, rapid.ID)
 		some := rapid.SliceOfNDistinct(rapid.SampledFrom(domains), 0, 2, rapid.ID)
 		var rules []enforce.Rule
 		for i := range rapid.IntRange(0, 5).Draw(t, "rules") {
 			r := enforce.Rule{Name: fmt.Sprint("rule ", i), FromNetworks: prefixes.Draw(t, "from"), ToNetworks: prefixes.Draw(t, "to"),
 				FromDomains: some.Draw(t, "senders"), ToDomains: some.Draw(t, "recipients")}
+			if rapid.IntRange(0, 2).Draw(t, "MX hosts") == 0 && !r.Envelope() {
+				r.ToMXOf = mxOf.Draw(t, "of")
+			}
 			if rapid.IntRange(0, 3).Draw(t, "expires") == 0 {
 				r.Expires = now.Add(time.Duration(rapid.IntRange(-1, 1).Draw(t, "when")) * time.Hour)
 			}
@@ -205,6 +244,7 @@ func TestWhyARuleBindsAgreesWithThePolicy(t *testing.T) {
 		m := &matching{now: now, sender: address("sender"), connection: enforce.Connection{
 			Client:   netip.MustParseAddr(rapid.SampledFrom(addresses).Draw(t, "client")),
 			Upstream: netip.MustParseAddr(rapid.SampledFrom(addresses).Draw(t, "upstream")),
+			MXOf:     mxOf.Draw(t, "is an MX host of"),
 		}}
 		if rapid.Bool().Draw(t, "at RCPT") {
 			m.recipient = address("recipient")
@@ -225,9 +265,11 @@ func agree(t *rapid.T, m *matching, policy *enforce.Policy, binding *enforce.Rul
 	}
 	for i, l := range list {
 		r := byName[l.Name]
-		matches, _ := m.ask(r)
-		waits := envelope && matches && r != binding && m.recipient == nil && len(r.ToDomains) > 0
-		if l.Binds != (r == binding) || l.Why == "" || matches != (r == binding || waits) || (matches && i != len(list)-1) {
+		twin := envelope && !r.Envelope()
+		matches, _ := m.ask(r, twin)
+		binds := binding != nil && r.Name == binding.Name
+		waits := envelope && matches && !binds && m.recipient == nil && (twin || len(r.ToDomains) > 0)
+		if l.Binds != binds || l.Why == "" || matches != (binds || waits) || (matches && i != len(list)-1) {
 			t.Fatalf("%+v: matches %v, and the policy chose %v", l, matches, binding)
 		}
 	}
