@@ -49,8 +49,9 @@ var mayImport = map[string][]string{
 	"cmd/internal/recorded": {"enforce", "smtpwire/tlshello"},
 	"cmd/internal/probe": {"smtpwire", "smtpwire/tlshello", "enforce", "enforce/dane", "enforce/mtasts", "enforce/published", "enforce/resolver",
 		"enforce/revocation", "golang.org/x/sync"},
+	"cmd/internal/replay":  {"cmd/internal/recorded", "enforce"},
 	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/probe", "cmd/internal/recorded", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/probe", "cmd/internal/recorded", "cmd/internal/replay", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
 

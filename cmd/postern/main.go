@@ -95,6 +95,7 @@ A first look at a machine:
     postern intercept up           have the kernel send connections here
     postern run                    serve them
     postern doctor                 what is wrong here, and what mends it?
+    postern replay RECORDS...      what would another policy have made of them?
 
 Exit codes: 0 fine; 1 something was found, or failed while running; 2 the command
 line or the configuration is at fault.`,
@@ -106,7 +107,7 @@ line or the configuration is at fault.`,
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the configuration `file`")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newRun(o), newCheck(o), newExplain(o), newIntercept(o), newCertificate(o), newMemory(o), newInit(o), newDoctor(o), newProbe(o), newVersion(o))
+	root.AddCommand(newRun(o), newCheck(o), newExplain(o), newReplay(o), newIntercept(o), newCertificate(o), newMemory(o), newInit(o), newDoctor(o), newProbe(o), newVersion(o))
 	return root
 }
 

