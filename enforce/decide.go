@@ -187,8 +187,10 @@ func (j *judgement) floor() {
 		j.tooLow(TLSVersionTooLow, up, floor)
 	case up.State == StateFailed:
 		j.fail(or(up.Failure, TLSHandshakeFailed), "%s", or(up.Detail, "the TLS handshake failed"))
-	case up.State == StateOK && up.Version == 0:
+	case up.inTLS() && up.Version == 0:
 		j.fail(TLSVersionTooLow, "the TLS version is not known")
+	case up.State == StateWatched && Broken(up.Cipher):
+		j.fail(TLSCipherNotAllowed, "%s is not allowed", tls.CipherSuiteName(up.Cipher))
 	}
 	client := j.q.Facts.Client
 	switch {
@@ -196,7 +198,8 @@ func (j *judgement) floor() {
 		j.fail(ClientHandshakeFailed, "nothing is known of the client leg")
 	case client.State == StateFailed:
 		j.fail(or(client.Failure, ClientHandshakeFailed), "%s", or(client.Detail, "the TLS handshake failed"))
-	case client.State == StateOK && client.Version < floor:
+	case client.State == StateWatched && up.State == StateWatched: // the same TLS
+	case client.inTLS() && client.Version < floor:
 		j.tooLow(ClientTLSTooLow, client, floor)
 	}
 }
@@ -246,7 +249,7 @@ func (j *judgement) upstream() {
 			j.fail(j.missing(), "%s", or(up.Detail, "STARTTLS is not offered"))
 		}
 		return
-	case StateOK:
+	case StateOK, StateWatched:
 	default:
 		return // the floor has said so
 	}
@@ -256,10 +259,12 @@ func (j *judgement) upstream() {
 	if len(r.Ciphers) > 0 && up.Version < tls.VersionTLS13 && !slices.Contains(r.Ciphers, up.Cipher) {
 		j.fail(TLSCipherNotAllowed, "%s is not allowed", tls.CipherSuiteName(up.Cipher))
 	}
-	if r.ForwardSecrecy && !ForwardSecret(up.Version, up.Cipher) {
+	if r.ForwardSecrecy && !up.HasForwardSecrecy() {
 		j.fail(TLSNoForwardSecrecy, "%s has no forward secrecy", tls.CipherSuiteName(up.Cipher))
 	}
-	j.certificate()
+	if up.State != StateWatched {
+		j.certificate()
+	}
 }
 
 func (j *judgement) certificate() {
@@ -308,7 +313,7 @@ func (j *judgement) client() {
 	if r.ClientTLS == ClientAny {
 		return
 	}
-	if client.State != StateOK {
+	if !client.inTLS() {
 		if !j.held() {
 			j.fail(ClientTLSRequired, "TLS is required here")
 		}

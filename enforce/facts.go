@@ -23,6 +23,10 @@ const (
 	StateNone             // "none": the leg is settled in clear
 	StateOK               // "ok": a handshake succeeded
 	StateFailed           // "failed": a handshake was begun and failed, or STARTTLS was refused
+	// "watched": the TLS of client and upstream passes through and was read off the
+	// wire as far as it goes in clear. Certificates are not judged, for from TLS 1.3
+	// on they do not. Both legs are the same TLS.
+	StateWatched
 )
 
 func (s TLSState) String() string {
@@ -33,6 +37,8 @@ func (s TLSState) String() string {
 		return "ok"
 	case StateFailed:
 		return "failed"
+	case StateWatched:
+		return "watched"
 	}
 	return "unknown"
 }

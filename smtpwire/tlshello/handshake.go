@@ -32,6 +32,7 @@ func (o *Observer) bodyHandshake(p []byte) {
 		if len(rest) < messageHeader+length {
 			break
 		}
+		o.end = o.seen + len(p) - (len(rest) - messageHeader - length) // what is behind it is of p
 		o.handshake(rest[0], rest[messageHeader:messageHeader+length])
 		if o.phase != phaseClear {
 			return
@@ -73,7 +74,7 @@ func (o *Observer) clientHello(body []byte) {
 		o.malformed("ClientHello of %d bytes", len(body))
 		return
 	}
-	o.client = h
+	o.client, o.helloEnd = h, o.end
 }
 
 func (o *Observer) serverHello(body []byte) {
@@ -94,7 +95,7 @@ func (o *Observer) serverHello(body []byte) {
 		}
 		h.HelloRetryRequest = true
 	}
-	o.server = h
+	o.server, o.helloEnd = h, o.end
 	if h.Final && h.Version >= VersionTLS13 {
 		o.seal() // everything behind it is encrypted
 	}

@@ -13,6 +13,7 @@ const (
 	extSupportedGroups   = 10
 	extSignatureSchemes  = 13
 	extALPN              = 16
+	extEarlyData         = 42
 	extSupportedVersions = 43
 	extKeyShare          = 51
 )
@@ -79,6 +80,9 @@ func (h *ClientHello) extension(kind uint16, data cryptobyte.String) bool {
 			return false
 		}
 		h.ALPN, ok = protocols(list)
+	case extEarlyData:
+		h.EarlyData = true
+		return data.Empty() // RFC 8446 §4.2.10
 	default:
 		return true
 	}

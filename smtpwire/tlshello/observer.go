@@ -52,6 +52,8 @@ type Observer struct {
 	sslv2      bool // the record being read is an SSLv2-compatible ClientHello
 
 	message   []byte // a handshake message not yet complete
+	end       int    // of the message being taken, in bytes of the direction
+	helloEnd  int
 	alert     [2]byte
 	alertHave int
 
@@ -86,6 +88,12 @@ func (o *Observer) ClientHello() *ClientHello { return o.client }
 
 // ServerHello returns the choices of the server, nil if none were read.
 func (o *Observer) ServerHello() *ServerHello { return o.server }
+
+// HelloEnd returns how many bytes of the direction there were up to the end of its
+// last hello: of the first ClientHello, or of the message that ServerHello comes
+// from, a HelloRetryRequest or the final one; 0 if none was read. Who holds bytes
+// back until the choice is known lets so many pass, and no more.
+func (o *Observer) HelloEnd() int { return o.helloEnd }
 
 // Certificates returns the chain that the peer sent in clear, in DER, its own
 // certificate first: nil if no Certificate message was read (always so in TLS

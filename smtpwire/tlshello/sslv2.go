@@ -33,7 +33,7 @@ func (o *Observer) bodySSLv2(p []byte) {
 		return
 	}
 	o.sslv2 = false
-	o.client = h
+	o.client, o.helloEnd = h, o.seen+len(p)
 	o.message = o.message[:0]
 }
 

@@ -69,6 +69,7 @@ type ClientHello struct {
 	ALPN              []string // RFC 7301
 	SessionID         []byte   // up to 32 bytes; empty if none
 	Length            int      // bytes of the message with its header
+	EarlyData         bool     // RFC 8446 §4.2.10: data may follow before the server has answered
 	SSLv2             bool     // it came in the SSLv2-compatible form
 }
 

@@ -55,14 +55,15 @@ func (l Leg) marshal(o object, client bool) {
 	o.str("sni", l.SNI)
 	o.strs("offered_versions", names(l.OfferedVersions, tlshello.VersionName))
 	o.strs("offered_ciphers", names(l.OfferedCiphers, tlshello.CipherName))
-	if l.State == enforce.StateOK && !client {
+	done := l.State == enforce.StateOK || l.State == enforce.StateWatched
+	if done && !client {
 		o.enc.AddBool("resumed", l.Resumed)
 		o.enc.AddBool("forward_secrecy", l.ForwardSecrecy)
 	}
 	if l.Certificate != nil {
 		o.obj("certificate", l.Certificate.marshal)
 	}
-	if l.State == enforce.StateOK && (!client || l.Certificate != nil) {
+	if l.State == enforce.StateOK && !client || done && l.Certificate != nil {
 		o.enc.AddBool("verified", l.Verified)
 		o.str("verify_error", l.VerifyError)
 	}

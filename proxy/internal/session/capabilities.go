@@ -26,15 +26,19 @@ func (s *Session) offered() smtpwire.Capabilities {
 
 // offersStartTLS reports whether the client is offered STARTTLS. Where the
 // upstream leg is in clear it is not, or a client that insists on TLS would be
-// told yes while its mail leaves in clear.
+// told yes while its mail leaves in clear. Under a rule that watches it is the
+// upstream's own, and none once Postern has stepped in.
 func (s *Session) offersStartTLS() bool {
+	if s.rule.Inspect == enforce.Watch && (s.leavesTLS() || s.stepsIn) {
+		return s.leavesTLS() && s.facts.Client.State == enforce.StateNone
+	}
 	return (s.snap.Certificate != nil || s.mints()) && s.facts.Client.State == enforce.StateNone &&
 		(s.facts.Upstream.State == enforce.StateOK || s.rule.ClientStartTLS == enforce.Always)
 }
 
 // answer says to EHLO what the upstream offers, or to HELO who it is.
 func (s *Session) answer(verb smtpwire.Verb) {
-	s.greeted = true
+	s.greeted, s.promised = true, smtpwire.Capabilities{}
 	caps := s.offered()
 	if verb == smtpwire.HELO || s.heloOnly && !s.offersStartTLS() {
 		caps.List = nil

@@ -43,6 +43,9 @@ func (s *Session) startTLS(cmd smtpwire.Command) bool {
 		s.lastWord(s.words(554, v.Reason, v.Action, v.Detail))
 		return false
 	}
+	if s.leavesTLS() {
+		return s.watchTLS()
+	}
 	return s.clientHandshake()
 }
 

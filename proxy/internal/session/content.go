@@ -175,6 +175,8 @@ func (s *Session) bdat(cmd smtpwire.Command) bool {
 	}
 	tx := s.current()
 	switch {
+	case s.promised.Has("CHUNKING") && !s.caps.Has("CHUNKING"):
+		return s.swallow(size, sayGone)
 	case !s.caps.Has("CHUNKING"):
 		return s.swallow(size, sayNotOffered)
 	case tx == nil:

@@ -24,6 +24,11 @@ func (s *Session) converse() {
 
 // handle deals with one command; false ends the session.
 func (s *Session) handle(cmd smtpwire.Command) bool {
+	if s.leavesTLS() && usesTheUpstream(cmd.Verb) {
+		if ok, went := s.stepIn(cmd); !ok {
+			return went
+		}
+	}
 	switch cmd.Verb {
 	case smtpwire.EHLO, smtpwire.HELO:
 		return s.greet(cmd)

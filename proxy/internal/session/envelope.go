@@ -152,7 +152,7 @@ func (s *Session) params(params []smtpwire.Param) (requireTLS, ok bool) {
 		if p.Keyword == "REQUIRETLS" {
 			requireTLS = true
 		} else if !offered.ParamOf(p.Keyword) {
-			s.say([]byte(sayBadParam + ascii(p.Keyword) + "\r\n"))
+			s.say(s.notOffered(p.Keyword))
 			return false, false
 		}
 	}

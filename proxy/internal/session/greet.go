@@ -229,7 +229,7 @@ func (s *Session) greet(cmd smtpwire.Command) bool {
 	if ok, went := s.hello(name); !ok {
 		return went
 	}
-	if ok, went := s.settleUpstream(cmd.Verb, name); !ok {
+	if ok, went := s.settleUpstream(string(cmd.Verb)+" "+name, name); !ok {
 		return went
 	}
 	s.begin(nil, true)
@@ -272,9 +272,13 @@ func (s *Session) hello(name string) (ok, went bool) {
 }
 
 // settleUpstream brings the upstream leg, once, to the state it will have, and
-// has it judged. When ok is false the client has been told why; went says whether
+// has it judged; owed is the line that the client waits for an answer to. When ok is
+// false the client has been told why; went says whether
 // the session goes on.
-func (s *Session) settleUpstream(verb smtpwire.Verb, name string) (ok, went bool) {
+func (s *Session) settleUpstream(owed, name string) (ok, went bool) {
+	if s.leavesTLS() {
+		return true, true
+	}
 	if s.facts.Upstream.State == enforce.StateUnknown {
 		if ok, went = s.tryTLS(name); !ok {
 			return false, went
@@ -291,7 +295,7 @@ func (s *Session) settleUpstream(verb smtpwire.Verb, name string) (ok, went bool
 		s.refuseConnection(v)
 		return false, false
 	case s.facts.Upstream.State == enforce.StateFailed: // and observed
-		s.passThrough(string(verb)+" "+name, nil)
+		s.passThrough(owed, nil)
 		return false, false
 	}
 	return true, true

@@ -52,6 +52,12 @@ type options struct {
 func newBench(t *testing.T, o options) *bench {
 	t.Helper()
 	t.Parallel()
+	return startBench(t, o)
+}
+
+// startBench begins another session in the same test.
+func startBench(t *testing.T, o options) *bench {
+	t.Helper()
 	if o.floor == 0 {
 		o.floor = tls.VersionTLS12
 	}

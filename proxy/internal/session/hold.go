@@ -14,7 +14,7 @@ func (s *Session) learn() {
 	client := s.facts.Client
 	switch {
 	case s.snap.Holds == nil:
-	case client.State == enforce.StateOK:
+	case client.State == enforce.StateOK, client.State == enforce.StateWatched:
 		s.snap.Holds.Clear(s.conn) // whoever asks for it, now or after the next reload
 	case client.Failure == enforce.ClientTLSTooLow && s.mayHold:
 		s.snap.Holds.Begin(s.conn, slices.Max(s.rec.ClientTLS.OfferedVersions))

@@ -157,7 +157,7 @@ func outcome(r *enforce.Rule, up enforce.Leg, reason enforce.Reason) string {
 		return level
 	case up.State == enforce.StateNone && r.TLS != enforce.Forced:
 		return level + ":none"
-	case up.State == enforce.StateOK && (reason == "" || !strings.HasPrefix(string(reason), "tls-") && !strings.HasPrefix(string(reason), "cert-")):
+	case (up.State == enforce.StateOK || up.State == enforce.StateWatched) && (reason == "" || !strings.HasPrefix(string(reason), "tls-") && !strings.HasPrefix(string(reason), "cert-")):
 		return level + ":" + strings.ReplaceAll(tls.VersionName(up.Version), "TLS ", "TLSv")
 	}
 	switch reason {

@@ -72,12 +72,13 @@ func (s *Session) recollectDomain(domain string) {
 // memorize keeps what the session saw, when it is over.
 func (s *Session) memorize() {
 	up := s.facts.Upstream
-	if s.snap.Memory == nil || up.State != enforce.StateOK && up.State != enforce.StateNone || !s.rec.Upstream.Address.IsValid() ||
-		up.State == enforce.StateOK && s.legReason != "" {
+	secure := up.State == enforce.StateOK || up.State == enforce.StateWatched
+	if s.snap.Memory == nil || !secure && up.State != enforce.StateNone || !s.rec.Upstream.Address.IsValid() ||
+		secure && s.legReason != "" {
 		return // what fell short of its rule is nothing to go by later
 	}
 	o := Observation{Client: s.conn.Client, Address: s.rec.Upstream.Address}
-	if up.State == enforce.StateOK && up.Version >= s.snap.Policy.Floor() {
+	if secure && up.Version >= s.snap.Policy.Floor() {
 		o.TLS, o.Version, o.Verified = true, up.Version, s.vouchedFor()
 		if c := s.rec.UpstreamTLS.Certificate; c != nil {
 			o.Issuer, o.SPKI = c.Issuer, c.SPKISHA256
@@ -97,7 +98,7 @@ func (s *Session) vouchedFor() bool {
 	if len(s.partner.proven) > 0 {
 		return true
 	}
-	if up.Certificate == nil || s.legReason != "" {
+	if up.State != enforce.StateOK || up.Certificate == nil || s.legReason != "" {
 		return false
 	}
 	if r.Verify == enforce.VerifyName || r.Verify == enforce.VerifyFingerprint || r.Verify == enforce.VerifyCA && r.CA != "" {

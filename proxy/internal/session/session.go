@@ -129,9 +129,11 @@ type Session struct {
 	// alert that came in its place.
 	confirming bool
 	disproof   error
-	greeted    bool // the client was greeted in the present phase of its leg
-	heard      bool // the client has said something in it
-	pumping    bool // the other goroutine runs
+	stepsIn    bool                  // Postern secures an upstream leg that it was only to watch
+	promised   smtpwire.Capabilities // what the client was told before that; empty once it was told anew
+	greeted    bool                  // the client was greeted in the present phase of its leg
+	heard      bool                  // the client has said something in it
+	pumping    bool                  // the other goroutine runs
 
 	// Of the order of things, guarded by the lock of replies.
 	replies

@@ -30,6 +30,8 @@ const (
 	sayNoMix         = "503 5.5.1 DATA and BDAT do not mix\r\n"
 	sayTooManyRcpt   = "452 4.5.3 too many recipients\r\n"
 	sayBadParam      = "555 5.5.4 parameter not offered: "
+	sayGoneParam     = "451 4.5.4 parameter not offered any more: "
+	sayGone          = "451 4.5.4 not offered any more\r\n"
 	sayReady         = "220 2.0.0 ready to start TLS\r\n"
 	sayInTransaction = "503 5.5.1 not within a transaction\r\n"
 	sayAlreadyTLS    = "503 5.5.1 TLS is already active\r\n"

@@ -1,0 +1,58 @@
+package enforce
+
+import (
+	"crypto/tls"
+	"slices"
+)
+
+// What a leg that is only watched can come to and one that ends here cannot: the
+// peers choose among all suites there are, not among those that Postern offers.
+
+// A suiteRange holds cipher suites by their numbers in the IANA registry "TLS
+// Cipher Suites", both ends included.
+type suiteRange struct{ from, to uint16 }
+
+func within(ranges []suiteRange, suite uint16) bool {
+	return slices.ContainsFunc(ranges, func(r suiteRange) bool { return r.from <= suite && suite <= r.to })
+}
+
+// broken are the suites below any floor: without encryption, or with RC4, export
+// keys, DES or RC2 (RFC 9325 §4.1, RFC 9150 §1).
+var broken = []suiteRange{{0x0000, 0x0006}, {0x0008, 0x0009}, {0x000B, 0x000C}, {0x000E, 0x000F}, {0x0011, 0x0012},
+	{0x0014, 0x0015}, {0x0017, 0x001A}, {0x001E, 0x001E}, {0x0020, 0x0020}, {0x0022, 0x0022}, {0x0024, 0x0024},
+	{0x0026, 0x002E}, {0x003B, 0x003B}, {0x008A, 0x008A}, {0x008E, 0x008E}, {0x0092, 0x0092}, {0x00B0, 0x00B1},
+	{0x00B4, 0x00B5}, {0x00B8, 0x00B9}, {0xC001, 0xC002}, {0xC006, 0xC007}, {0xC00B, 0xC00C}, {0xC010, 0xC011},
+	{0xC015, 0xC016}, {0xC033, 0xC033}, {0xC039, 0xC03B}, {0xC0B4, 0xC0B5}}
+
+// ephemeral are the suites before TLS 1.3 whose keys are (DHE, ECDHE, with or
+// without a certificate).
+var ephemeral = []suiteRange{{0x0011, 0x001B}, {0x002D, 0x002D}, {0x0032, 0x0034}, {0x0038, 0x003A}, {0x0040, 0x0040},
+	{0x0044, 0x0046}, {0x0067, 0x0067}, {0x006A, 0x006D}, {0x0087, 0x0089}, {0x008E, 0x0091}, {0x0099, 0x009B},
+	{0x009E, 0x009F}, {0x00A2, 0x00A3}, {0x00A6, 0x00A7}, {0x00AA, 0x00AB}, {0x00B2, 0x00B5}, {0x00BD, 0x00BF},
+	{0x00C3, 0x00C5}, {0xC006, 0xC00A}, {0xC010, 0xC019}, {0xC023, 0xC024}, {0xC027, 0xC028}, {0xC02B, 0xC02C},
+	{0xC02F, 0xC030}, {0xC033, 0xC03B}, {0xC042, 0xC049}, {0xC04C, 0xC04D}, {0xC052, 0xC053}, {0xC056, 0xC057},
+	{0xC05A, 0xC05D}, {0xC060, 0xC061}, {0xC066, 0xC067}, {0xC06C, 0xC06D}, {0xC070, 0xC073}, {0xC076, 0xC077},
+	{0xC07C, 0xC07D}, {0xC080, 0xC081}, {0xC084, 0xC087}, {0xC08A, 0xC08B}, {0xC090, 0xC091}, {0xC096, 0xC097},
+	{0xC09A, 0xC09B}, {0xC09E, 0xC09F}, {0xC0A2, 0xC0A3}, {0xC0A6, 0xC0A7}, {0xC0AA, 0xC0B3}, {0xCCA8, 0xCCAA},
+	{0xCCAC, 0xCCAD}, {0xD001, 0xD003}, {0xD005, 0xD005}}
+
+// Broken reports whether a suite protects nothing worth the name, whatever the
+// version. Postern offers none of these; others may.
+func Broken(suite uint16) bool { return within(broken, suite) }
+
+// HasForwardSecrecy reports whether what was agreed on for l has forward secrecy:
+// before TLS 1.3 by its suite, from then on where a key was exchanged at all. A
+// session that is resumed by nothing but its old key (psk_ke, RFC 8446 §4.2.9) has
+// no group.
+func (l Leg) HasForwardSecrecy() bool {
+	switch {
+	case l.State != StateWatched:
+		return ForwardSecret(l.Version, l.Cipher)
+	case l.Version >= tls.VersionTLS13:
+		return l.Group != 0
+	}
+	return within(ephemeral, l.Cipher)
+}
+
+// inTLS reports whether the leg has TLS, whoever ended it.
+func (l Leg) inTLS() bool { return l.State == StateOK || l.State == StateWatched }
