@@ -71,6 +71,7 @@ type postern struct {
 	taking  string // keys of [intercept]
 	needs   []uintptr
 	sockets []*os.File // that it inherits; none: it listens by itself
+	roots   string     // a file in the place of the system's roots, if given
 	command *exec.Cmd
 	ended   chan struct{}
 	stderr  bytes.Buffer
@@ -149,7 +150,10 @@ func (p *postern) start() {
 	p.command.Dir = "/"
 	if len(p.sockets) > 0 {
 		p.command.ExtraFiles = p.sockets // from descriptor 3 on, as sd_listen_fds(3) has it
-		p.command.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(p.sockets)))
+		p.command.Env = append(p.command.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(p.sockets)))
+	}
+	if p.roots != "" {
+		p.command.Env = append(p.command.Environ(), "SSL_CERT_FILE="+p.roots)
 	}
 	p.command.Stderr = &p.stderr
 	must(p.t, p.site.net.Gateway.Start(p.command))
@@ -286,6 +290,15 @@ type legTLS struct {
 	Verified        bool     `json:"verified"`
 	OfferedVersions []string `json:"offered_versions"`
 	Failure         string   `json:"failure"`
+	SNI             string   `json:"sni"`
+	DANE            string   `json:"dane"`
+	MTASTS          string   `json:"mta_sts"`
+	Revocation      string   `json:"revocation"`
+	Certificate     struct {
+		Subject string   `json:"subject"`
+		Names   []string `json:"names"`
+		Chain   []string `json:"chain"`
+	} `json:"certificate"`
 }
 
 // records waits until n sessions are recorded, and wants no more.

@@ -36,7 +36,7 @@ func agrees(t *testing.T, what string, leg legTLS, p *mta.Postfix, other netip.A
 			logged = append(logged, h)
 		}
 	}
-	if leg.State != "ok" {
+	if leg.State != "ok" && leg.State != "watched" {
 		if len(logged) > 0 {
 			t.Errorf("%s: the record says TLS is %q, Postfix logged %+v", what, leg.State, logged)
 		}
