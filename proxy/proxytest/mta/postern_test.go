@@ -88,10 +88,7 @@ func (s *site) guardTaking(taking, rules string, needs ...uintptr) *postern {
 	s.t.Helper()
 	binary, err := build()
 	must(s.t, err)
-	nobody, err := user.Lookup("nobody")
-	must(s.t, err)
-	uid, err := strconv.Atoi(nobody.Uid)
-	must(s.t, err)
+	uid := nobody(s.t)
 	p := &postern{t: s.t, site: s, binary: binary, uid: uid, dir: filepath.Join(s.dir, "postern"), taking: taking, needs: needs}
 	must(s.t, os.Mkdir(p.dir, 0o755))
 	must(s.t, os.Chown(p.dir, uid, uid))
@@ -106,6 +103,16 @@ func (s *site) guardTaking(taking, rules string, needs ...uintptr) *postern {
 	s.t.Cleanup(p.stop)
 	p.start()
 	return p
+}
+
+// nobody is whom Postern runs as.
+func nobody(t *testing.T) int {
+	t.Helper()
+	who, err := user.Lookup("nobody")
+	must(t, err)
+	uid, err := strconv.Atoi(who.Uid)
+	must(t, err)
+	return uid
 }
 
 func output(command *exec.Cmd, run func(*exec.Cmd) error) (string, error) {
