@@ -89,7 +89,7 @@ func (s *site) guardTaking(taking, rules string, needs ...uintptr) *postern {
 	binary, err := build()
 	must(s.t, err)
 	uid := nobody(s.t)
-	p := &postern{t: s.t, site: s, binary: binary, uid: uid, dir: filepath.Join(s.dir, "postern"), taking: taking, needs: needs}
+	p := &postern{t: s.t, site: s, binary: binary, uid: uid, dir: filepath.Join(s.dir, "postern"), taking: taking, needs: needs, roots: s.system}
 	must(s.t, os.Mkdir(p.dir, 0o755))
 	must(s.t, os.Chown(p.dir, uid, uid))
 	p.config = filepath.Join(s.dir, "postern.toml")
