@@ -53,6 +53,7 @@ func (s *Session) handle(cmd smtpwire.Command) bool {
 	case smtpwire.AUTH:
 		return s.auth(cmd)
 	case smtpwire.QUIT:
+		s.leavesAtOnce()
 		s.forward(cmd.Line, &expected{kind: quit})
 		s.settle()
 		return false

@@ -49,6 +49,9 @@ func StartExim(host *netlab.Host, o Options) (*Exim, error) {
 		// It reads them as its own user.
 		err = errors.Join(os.Chown(room.at(certificateFile), eximUser.id, 0), os.Chown(room.at(keyFile), eximUser.id, 0))
 	}
+	if err == nil && o.Staple != "" {
+		err = os.Chown(room.at(stapleFile), eximUser.id, 0)
+	}
 	if err == nil {
 		err = e.start(room.inside, eximProgram, "-bdf", "-q1h")
 	}

@@ -41,6 +41,9 @@ func eximFile(o Options) string {
 		settings["tls_certificate"] = certificateFile
 		settings["tls_privatekey"] = keyFile
 	}
+	if o.Staple != "" {
+		settings["tls_ocsp_file"] = stapleFile
+	}
 	if o.Together {
 		settings["queue_smtp_domains"] = "*"
 	}

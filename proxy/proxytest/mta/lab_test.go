@@ -75,6 +75,7 @@ type site struct {
 	net              *netlab.Network
 	pki, others      *proxytest.PKI // whom Postern trusts, and whom it does not
 	dir              string         // readable by all
+	system           string         // a file with what Postern finds as the system's roots
 	client, server   netip.Addr     // as each sees the other: IPv4, unless it is said
 	sender, receiver *mta.Postfix
 }

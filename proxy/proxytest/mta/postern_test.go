@@ -71,6 +71,7 @@ type postern struct {
 	taking  string // keys of [intercept]
 	needs   []uintptr
 	sockets []*os.File // that it inherits; none: it listens by itself
+	roots   string     // a file in the place of the system's roots, if given
 	command *exec.Cmd
 	ended   chan struct{}
 	stderr  bytes.Buffer
@@ -87,11 +88,8 @@ func (s *site) guardTaking(taking, rules string, needs ...uintptr) *postern {
 	s.t.Helper()
 	binary, err := build()
 	must(s.t, err)
-	nobody, err := user.Lookup("nobody")
-	must(s.t, err)
-	uid, err := strconv.Atoi(nobody.Uid)
-	must(s.t, err)
-	p := &postern{t: s.t, site: s, binary: binary, uid: uid, dir: filepath.Join(s.dir, "postern"), taking: taking, needs: needs}
+	uid := nobody(s.t)
+	p := &postern{t: s.t, site: s, binary: binary, uid: uid, dir: filepath.Join(s.dir, "postern"), taking: taking, needs: needs, roots: s.system}
 	must(s.t, os.Mkdir(p.dir, 0o755))
 	must(s.t, os.Chown(p.dir, uid, uid))
 	p.config = filepath.Join(s.dir, "postern.toml")
@@ -105,6 +103,16 @@ func (s *site) guardTaking(taking, rules string, needs ...uintptr) *postern {
 	s.t.Cleanup(p.stop)
 	p.start()
 	return p
+}
+
+// nobody is whom Postern runs as.
+func nobody(t *testing.T) int {
+	t.Helper()
+	who, err := user.Lookup("nobody")
+	must(t, err)
+	uid, err := strconv.Atoi(who.Uid)
+	must(t, err)
+	return uid
 }
 
 func output(command *exec.Cmd, run func(*exec.Cmd) error) (string, error) {
@@ -149,7 +157,10 @@ func (p *postern) start() {
 	p.command.Dir = "/"
 	if len(p.sockets) > 0 {
 		p.command.ExtraFiles = p.sockets // from descriptor 3 on, as sd_listen_fds(3) has it
-		p.command.Env = append(os.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(p.sockets)))
+		p.command.Env = append(p.command.Environ(), fmt.Sprintf("LISTEN_FDS=%d", len(p.sockets)))
+	}
+	if p.roots != "" {
+		p.command.Env = append(p.command.Environ(), "SSL_CERT_FILE="+p.roots)
 	}
 	p.command.Stderr = &p.stderr
 	must(p.t, p.site.net.Gateway.Start(p.command))
@@ -286,6 +297,15 @@ type legTLS struct {
 	Verified        bool     `json:"verified"`
 	OfferedVersions []string `json:"offered_versions"`
 	Failure         string   `json:"failure"`
+	SNI             string   `json:"sni"`
+	DANE            string   `json:"dane"`
+	MTASTS          string   `json:"mta_sts"`
+	Revocation      string   `json:"revocation"`
+	Certificate     struct {
+		Subject string   `json:"subject"`
+		Names   []string `json:"names"`
+		Chain   []string `json:"chain"`
+	} `json:"certificate"`
 }
 
 // records waits until n sessions are recorded, and wants no more.

@@ -17,6 +17,7 @@ import (
 const (
 	certificateFile = "/etc/mta.pem"
 	keyFile         = "/etc/mta.key"
+	stapleFile      = "/etc/mta.ocsp"
 )
 
 // prepareRoom finds an unpacked program and furnishes a room for it, with the
@@ -36,7 +37,11 @@ func prepareRoom(program string, o Options, file string, people []person, folder
 	if err != nil || o.Certificate == "" {
 		return r, err
 	}
-	if err := errors.Join(r.adopt(o.Certificate, certificateFile), r.adopt(o.Key, keyFile)); err != nil {
+	err = errors.Join(r.adopt(o.Certificate, certificateFile), r.adopt(o.Key, keyFile))
+	if o.Staple != "" {
+		err = errors.Join(err, r.adopt(o.Staple, stapleFile))
+	}
+	if err != nil {
 		return r, errors.Join(fmt.Errorf("mta: %s: %w", program, err), r.clear(), os.RemoveAll(r.dir))
 	}
 	return r, nil

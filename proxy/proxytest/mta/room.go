@@ -229,7 +229,7 @@ func (r room) write(path, text string, mode os.FileMode) error {
 	return os.Chmod(r.at(path), mode) // whatever the umask
 }
 
-// adopt copies a PEM file of the machine into the room.
+// adopt copies a file of the machine into the room.
 func (r room) adopt(from, to string) error {
 	text, err := os.ReadFile(from)
 	if err != nil {

@@ -98,6 +98,7 @@ type Options struct {
 	Listen           []netip.Addr // it listens at port 25 of these
 	Domains          []string     // it takes mail for these and keeps it
 	Certificate, Key string       // PEM files for STARTTLS, which is offered if given
+	Staple           string       // DER file of an OCSP answer that it staples; Exim alone
 
 	// As sender. Routes leads from a recipient domain to the host that gets its
 	// mail; "*" is every other domain. Without a route mail bounces.
