@@ -27,18 +27,25 @@ func (r *Record) Observed() bool { return r.Mode == "observe" }
 // Refused reports whether the verdict of the session is anything but allow.
 func (r *Record) Refused() bool { return r.Verdict != enforce.Allow.String() }
 
-// StateOf is the state of the leg as rules look at it. One that was watched had a
-// handshake that succeeded.
+// StateOf is the state of the leg as rules look at it.
 func (l *Leg) StateOf() enforce.TLSState {
 	switch l.State {
 	case enforce.StateNone.String():
 		return enforce.StateNone
-	case enforce.StateOK.String(), "watched":
+	case enforce.StateOK.String():
 		return enforce.StateOK
+	case enforce.StateWatched.String():
+		return enforce.StateWatched
 	case enforce.StateFailed.String():
 		return enforce.StateFailed
 	}
 	return enforce.StateUnknown
+}
+
+// InTLS reports whether the leg had TLS, whoever ended it.
+func (l *Leg) InTLS() bool {
+	s := l.StateOf()
+	return s == enforce.StateOK || s == enforce.StateWatched
 }
 
 // DNSNames gives the subject alternative names; whole is false where the record left

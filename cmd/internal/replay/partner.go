@@ -31,7 +31,7 @@ func (v *view) client(up enforce.Leg, envelope *enforce.Rule) enforce.Leg {
 	if envelope != nil {
 		demand = max(demand, envelope.ClientTLS)
 	}
-	was, is := v.rec.UpstreamTLS.StateOf() == enforce.StateOK, up.State == enforce.StateOK || v.rule.ClientStartTLS == enforce.Always
+	was, is := v.rec.UpstreamTLS.InTLS(), up.State == enforce.StateOK || v.rule.ClientStartTLS == enforce.Always
 	if leg.State == enforce.StateNone && demand != enforce.ClientAny && l.Hold == nil && is && !was &&
 		v.lacks("whether the client would have used TLS, which it was not offered") {
 		leg = enforce.Leg{State: enforce.StateOK, Version: recorded.Version("TLS 1.3")}
@@ -83,9 +83,8 @@ func highest(versions []string) uint16 {
 // watchedOtherwise reports whether a session with the client's TLS was watched and
 // would not be, or would be and was not.
 func (v *view) watchedOtherwise() bool {
-	was := v.rec.ClientTLS.State == "watched" || v.rec.UpstreamTLS.State == "watched"
-	inTLS := was || v.rec.ClientTLS.StateOf() == enforce.StateOK
-	return inTLS && was != (v.rule.Inspect == enforce.Watch)
+	was := v.rec.ClientTLS.StateOf() == enforce.StateWatched || v.rec.UpstreamTLS.StateOf() == enforce.StateWatched
+	return (was || v.rec.ClientTLS.InTLS()) && was != (v.rule.Inspect == enforce.Watch)
 }
 
 // published is what is known of what a recipient's domain publishes. The record has
@@ -126,7 +125,7 @@ func (v *view) ruleAsks(verify enforce.Verify, envelope *enforce.Rule) bool {
 // inClear reports whether the way to the server would be in clear, so that nothing
 // is there to match.
 func (v *view) inClear() bool {
-	return v.rule.TLS == enforce.Off || v.rec.UpstreamTLS.StateOf() != enforce.StateOK
+	return v.rule.TLS == enforce.Off || !v.rec.UpstreamTLS.InTLS()
 }
 
 // alone reports whether the session had recipients in one domain only, so that what

@@ -122,7 +122,12 @@ func (v *view) upstream(envelope *enforce.Rule) enforce.Leg {
 		}
 		return leg
 	}
-	v.chosen(&leg)
+	if leg.State == enforce.StateWatched && v.rule.Inspect != enforce.Watch {
+		leg.State = enforce.StateOK // and what that would have come to is asked for in decide
+	}
+	if leg.State == enforce.StateOK {
+		v.chosen(&leg)
+	}
 	v.certificate(&leg, envelope)
 	return leg
 }
@@ -200,7 +205,7 @@ func (v *view) chosen(leg *enforce.Leg) {
 func (v *view) certificate(leg *enforce.Leg, envelope *enforce.Rule) {
 	l := &v.rec.UpstreamTLS
 	demands := slices.ContainsFunc([]*enforce.Rule{v.rule, envelope}, func(r *enforce.Rule) bool { return r != nil && r.Verify != enforce.VerifyNone })
-	other := demands && (v.anySNI || leg.Certificate == nil && l.State == "watched" || v.rule.ServerName != "" && l.SNI != "" && v.rule.ServerName != l.SNI)
+	other := demands && (v.anySNI || leg.Certificate == nil && l.StateOf() == enforce.StateWatched || v.rule.ServerName != "" && l.SNI != "" && v.rule.ServerName != l.SNI)
 	const shown = "which certificate the server would have shown"
 	switch {
 	case other && v.lacks(shown):
