@@ -34,6 +34,7 @@ var policies = map[string]string{
 	"a floor of 1.3":  "tls.min_version = '1.3'\n",
 	"client TLS":      "[[rule]]\nname = 't'\nfrom_networks = ['127.0.0.0/8']\nclient_tls = 'required'\n",
 	"a sender":        "[[rule]]\nname = 'f'\nfrom_domains = ['hospital.example']\nclient_tls = 'required'\n",
+	"watched":         "[[rule]]\nname = 'w'\ninspect = 'watch'\nowner = 'it'\nexpires = 2099-01-01\n",
 	"MX hosts":        "[[rule]]\nname = 'm'\nto_mx_of = ['partner.example']\ntls = 'forced'\nverify = 'ca'\n",
 }
 

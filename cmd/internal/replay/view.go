@@ -38,10 +38,6 @@ func (v *view) decide(stage enforce.Stage, envelope *enforce.Rule, published *en
 	if up.State == enforce.StateNone && gave(v.rec, enforce.StartTLSStripped) && !v.Forgetful {
 		facts.Remembered = &enforce.Remembered{}
 	}
-	// A session that was cut short where it is watched is none that is judged here.
-	if v.watchedOtherwise() && !v.lacks("what would have been agreed on, had TLS been watched, or not") {
-		up.State, up.Failure = enforce.StateFailed, enforce.TLSHandshakeFailed
-	}
 	return enforce.Decide(enforce.Question{
 		Stage: stage, Connection: v.conn, Floor: v.Policy.Floor(), Rule: v.rule, Envelope: envelope, Facts: facts,
 		RequireTLS: requireTLS, HoldFor: v.Policy.HoldsFor(v.conn), Auto: v.Policy.Auto(v.conn), LogDowngrade: v.Policy.LogDowngrade(),
@@ -82,6 +78,10 @@ func address(domain string) *enforce.Address {
 	return &enforce.Address{Domain: domain}
 }
 
+// otherwise is what is missing where TLS was watched and would not be, or the other
+// way round: who speaks to the server then is another.
+const otherwise = "what would have been agreed on, had TLS been watched, or not"
+
 // upstream is the way to the server as it would have come out.
 func (v *view) upstream(envelope *enforce.Rule) enforce.Leg {
 	l := &v.rec.UpstreamTLS
@@ -89,8 +89,13 @@ func (v *view) upstream(envelope *enforce.Rule) enforce.Leg {
 	if leg.State == enforce.StateNone && l.Failure != "" { // it was dialled again in clear
 		leg.State = enforce.StateFailed
 	}
-	if v.rule.TLS == enforce.Off {
+	switch {
+	case v.rule.TLS == enforce.Off:
 		return enforce.Leg{State: enforce.StateNone}
+	case v.watchedOtherwise() && v.lacks(otherwise):
+		return v.perfect(envelope)
+	case v.watchedOtherwise():
+		return enforce.Leg{State: enforce.StateFailed, Failure: enforce.TLSHandshakeFailed}
 	}
 	switch leg.State {
 	case enforce.StateFailed:
@@ -121,9 +126,6 @@ func (v *view) upstream(envelope *enforce.Rule) enforce.Leg {
 			return enforce.Leg{State: enforce.StateFailed, Failure: enforce.TLSHandshakeFailed, VersionRefused: true}
 		}
 		return leg
-	}
-	if leg.State == enforce.StateWatched && v.rule.Inspect != enforce.Watch {
-		leg.State = enforce.StateOK // and what that would have come to is asked for in decide
 	}
 	if leg.State == enforce.StateOK {
 		v.chosen(&leg)
