@@ -116,6 +116,9 @@ func besideEarlier(rules []*compiled, i int) []RuleError {
 			break
 		}
 	}
+	if e := besideTwins(rules, i); e != nil {
+		errs = append(errs, *e)
+	}
 	for j := range i {
 		if w, e := beside(rules[i], rules[j]); w != nil && !w.Excepted() {
 			errs = append(errs, RuleError{Rule: i, Other: j,
@@ -125,13 +128,42 @@ func besideEarlier(rules []*compiled, i int) []RuleError {
 	return errs
 }
 
+// besideTwins checks rule i against the demands that to_mx_of of others makes of
+// recipients: neither may hide the other, for each is to hold.
+func besideTwins(rules []*compiled, i int) *RuleError {
+	for j := range i {
+		if twin := rules[j].twin(); twin != nil && hides(twin, rules[i]) {
+			return &RuleError{Rule: i, Other: j, Msg: fmt.Sprintf(
+				"%q can never match: to_mx_of of %q stands before it and decides for the same recipients, expected it before %q", rules[i].Name, rules[j].Name, rules[j].Name)}
+		}
+		if twin := rules[i].twin(); twin != nil && rules[j].Envelope() && hides(rules[j], twin) && twin.asksMoreThan(&rules[j].Rule) {
+			return &RuleError{Rule: i, Key: "to_mx_of", Other: j, Msg: fmt.Sprintf(
+				"%q stands before it, decides for the same recipients and asks for less, expected it behind %q", rules[j].Name, rules[i].Name)}
+		}
+	}
+	return nil
+}
+
+// asksMoreThan reports whether r demands of the upstream leg what other does not.
+func (r *Rule) asksMoreThan(other *Rule) bool {
+	return r.TLS == Forced && other.TLS != Forced || r.Verify != VerifyNone && other.Verify == VerifyNone ||
+		r.MinVersion > other.MinVersion || r.ForwardSecrecy && !other.ForwardSecrecy ||
+		len(r.Ciphers) > 0 && len(other.Ciphers) == 0 || r.Revocation > other.Revocation
+}
+
 // beside tells of two rules which one watches and which one, of the envelope, asks
 // for more than that one can see to and may match the same connections; nil when
 // they are no such pair.
 func beside(a, b *compiled) (watching, stronger *compiled) {
 	for _, pair := range [][2]*compiled{{a, b}, {b, a}} {
 		w, e := pair[0], pair[1]
-		if w.Inspect == Watch && !w.Envelope() && e.Envelope() && e.asksFor(&w.Rule) && w.mayMeet(e) {
+		if w.Inspect != Watch || w.Envelope() {
+			continue
+		}
+		if twin := e.twin(); twin != nil {
+			e = twin
+		}
+		if e.Envelope() && e.asksFor(&w.Rule) && w.mayMeet(e) {
 			return w, e
 		}
 	}
@@ -142,7 +174,7 @@ func beside(a, b *compiled) (watching, stronger *compiled) {
 func (r *Rule) asksFor(other *Rule) bool {
 	return r.TLS == Forced && other.TLS != Forced || r.Verify != VerifyNone ||
 		r.MinVersion > other.MinVersion || r.ForwardSecrecy && !other.ForwardSecrecy ||
-		len(r.Ciphers) > 0 || r.ClientTLS > other.ClientTLS
+		len(r.Ciphers) > 0 || r.Revocation > other.Revocation || r.ClientTLS > other.ClientTLS
 }
 
 // mayMeet reports whether the networks of two rules have anything in common. Of

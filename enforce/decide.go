@@ -144,7 +144,7 @@ func (j *judgement) verdict() Verdict {
 	for _, f := range j.failures {
 		if !f.Logged {
 			v := refuse(f, j.failures)
-			if j.violation(f.Rule) == OnViolationReject || f.Reason == RequireTLSNotPossible {
+			if j.violation(f.Rule) == OnViolationReject && !f.ForNow || f.Reason == RequireTLSNotPossible {
 				v.Action = Reject // REQUIRETLS bounces: RFC 8689 §4.2.1
 			}
 			return v
@@ -237,7 +237,23 @@ func (j *judgement) requireTLS() {
 		j.fail(RequireTLSNotPossible, "the next server does not offer REQUIRETLS")
 	case !chain(up, "").Verified:
 		j.fail(RequireTLSNotPossible, "the next server's certificate does not verify")
+	case j.q.Stage == AtRcpt && !j.vouched():
+		j.fail(RequireTLSNotPossible, "the next server's certificate is for %s, and for no server of the recipient's domain", some(up.Certificate.DNSNames))
 	}
+}
+
+// vouched reports whether the certificate is for a server of the recipient's domain
+// (RFC 8689 §4.2.1), as far as what servers that has is known: a chain alone is had
+// by anybody. A rule that asks for a name, or for what is published, sees to it.
+func (j *judgement) vouched() bool {
+	for _, r := range []*Rule{j.q.Rule, j.q.Envelope} {
+		if r != nil && r.Verify >= VerifyName {
+			return true
+		}
+	}
+	p := j.q.Facts.Published
+	return p == nil || p.MX != MXKnown || p.NamesHost || p.DANE.State == DANEMatches ||
+		(p.MTASTS.State == MTASTSEnforce || p.MTASTS.State == MTASTSTesting) && p.MTASTS.CertificateMatches
 }
 
 // upstream judges what the rule demands of the upstream leg.
@@ -302,6 +318,8 @@ func (j *judgement) revocation() {
 	switch {
 	case got.State == Revoked:
 		j.fail(CertRevoked, "%s", or(got.Detail, "the certificate was revoked"))
+	case got.State != RevocationGood && hard && !got.NobodyToAsk:
+		j.failForNow(CertMissingRevocation, "%s", or(got.Detail, "whether the certificate was revoked is not known"))
 	case got.State != RevocationGood && hard:
 		j.fail(CertMissingRevocation, "%s", or(got.Detail, "whether the certificate was revoked is not known"))
 	}

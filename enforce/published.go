@@ -10,8 +10,10 @@ type Published struct {
 	Domain string
 	MX     MXState
 	Detail string // of MX, in words
-	DANE   DANE
-	MTASTS MTASTS
+	// NamesHost: the certificate is for one of the MX hosts.
+	NamesHost bool
+	DANE      DANE
+	MTASTS    MTASTS
 }
 
 // An MXState says whether the hosts that take a domain's mail are known.
@@ -56,17 +58,18 @@ type MTASTSState uint8
 
 // The states of MTA-STS, with the words of the record.
 const (
-	MTASTSNotAsked MTASTSState = iota
-	MTASTSNone                 // "none": there is no policy
-	MTASTSModeNone             // "off": one that asks for nothing (mode none)
-	MTASTSTesting              // "testing"
-	MTASTSEnforce              // "enforce"
-	MTASTSInvalid              // "invalid": one that cannot be read
-	MTASTSFailed               // "failed": it is announced and cannot be had, and none is kept
+	MTASTSNotAsked   MTASTSState = iota
+	MTASTSNone                   // "none": there is no policy
+	MTASTSModeNone               // "off": one that asks for nothing (mode none)
+	MTASTSTesting                // "testing"
+	MTASTSEnforce                // "enforce"
+	MTASTSInvalid                // "invalid": one that cannot be read
+	MTASTSFailed                 // "failed": it is announced and cannot be had, and none is kept
+	MTASTSUnanswered             // "unanswered": it is not known yet whether there is one
 )
 
 func (s MTASTSState) String() string {
-	return [...]string{"", "none", "off", "testing", "enforce", "invalid", "failed"}[min(s, MTASTSFailed)]
+	return [...]string{"", "none", "off", "testing", "enforce", "invalid", "failed", "unanswered"}[min(s, MTASTSUnanswered)]
 }
 
 // An MTASTS is what a domain's policy says of the upstream leg.
@@ -117,7 +120,7 @@ func (j *judgement) published() {
 	switch p.MX {
 	case MXKnown:
 	case MXFailed, MXUnavailable:
-		j.fail(DNSSECBogus, "the MX hosts of %s cannot be looked up: %s", or(p.Domain, "the recipient"), or(p.Detail, "no answer"))
+		j.failForNow(DNSSECBogus, "the MX hosts of %s cannot be looked up: %s", or(p.Domain, "the recipient"), or(p.Detail, "no answer"))
 		return
 	default:
 		j.fail(MXUnknown, "the MX hosts of %s are not known: %s", or(p.Domain, "the recipient"), or(p.Detail, "nobody asked"))
@@ -137,7 +140,7 @@ func (j *judgement) dane(p *Published) {
 	case DANEDiffers:
 		j.fail(DANEMismatch, "%s: %s", p.Domain, or(p.DANE.Detail, "the certificate does not match"))
 	case DANEFailed, DANEUnavailable:
-		j.fail(DNSSECBogus, "%s: %s", p.Domain, or(p.DANE.Detail, "TLSA records cannot be looked up"))
+		j.failForNow(DNSSECBogus, "%s: %s", p.Domain, or(p.DANE.Detail, "TLSA records cannot be looked up"))
 	default:
 		j.fail(DANERequired, "%s: %s", p.Domain, or(p.DANE.Detail, "no TLSA records that DNSSEC secures"))
 	}
@@ -151,6 +154,8 @@ func (j *judgement) mtaSTS(p *Published) {
 		j.policy(p, j.fail)
 	case MTASTSModeNone, MTASTSInvalid:
 		j.fail(MTASTSPolicy, "%s: %s", p.Domain, or(p.MTASTS.Detail, "the MTA-STS policy asks for nothing"))
+	case MTASTSFailed, MTASTSUnanswered:
+		j.failForNow(MTASTSFetch, "%s: %s", p.Domain, or(p.MTASTS.Detail, "its MTA-STS policy cannot be had"))
 	default:
 		j.fail(MTASTSFetch, "%s: %s", p.Domain, or(p.MTASTS.Detail, "no MTA-STS policy"))
 	}
@@ -184,13 +189,13 @@ func (j *judgement) auto() {
 	}
 	j.rule = nil
 	if p.MX == MXFailed {
-		j.fail(DNSSECBogus, "the MX hosts of %s cannot be looked up: %s", p.Domain, or(p.Detail, "no answer"))
+		j.failForNow(DNSSECBogus, "the MX hosts of %s cannot be looked up: %s", p.Domain, or(p.Detail, "no answer"))
 		return
 	}
 	if on.DANE {
 		switch p.DANE.State {
 		case DANEFailed:
-			j.fail(DNSSECBogus, "%s: %s", p.Domain, or(p.DANE.Detail, "TLSA records cannot be looked up"))
+			j.failForNow(DNSSECBogus, "%s: %s", p.Domain, or(p.DANE.Detail, "TLSA records cannot be looked up"))
 			return
 		case DANEDiffers:
 			if j.inTLS(p, "TLSA records") {
@@ -213,6 +218,8 @@ func (j *judgement) auto() {
 		}
 	case MTASTSTesting:
 		j.policy(p, j.note)
+	case MTASTSUnanswered: // that one fails to be had is an answer, which binds nobody
+		j.failForNow(MTASTSFetch, "%s: %s", p.Domain, or(p.MTASTS.Detail, "its MTA-STS policy is not known yet"))
 	}
 }
 
@@ -226,6 +233,13 @@ func (j *judgement) inTLS(p *Published, what string) bool {
 		j.fail(j.missing(), "%s has %s: %s", p.Domain, what, or(up.Detail, "STARTTLS is not offered"))
 	}
 	return false // of one that failed the floor has said so
+}
+
+// failForNow is fail for what is only not known: it is deferred whatever the rule
+// says, for a name server that does not answer must not cost a message.
+func (j *judgement) failForNow(reason Reason, format string, args ...any) {
+	j.fail(reason, format, args...)
+	j.failures[len(j.failures)-1].ForNow = true
 }
 
 // note records what is only tried out (RFC 8461 §5, mode testing).

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -81,6 +82,7 @@ func TestWhatARecipientDomainPublishesIsJudged(t *testing.T) {
 		{"a rule and one that cannot be read", bySTS, Auto{}, sts(MTASTSInvalid), nil, MTASTSPolicy, false},
 		{"a rule and one that asks for nothing", bySTS, Auto{}, sts(MTASTSModeNone), nil, MTASTSPolicy, false},
 		{"a rule for MTA-STS and no MX hosts", bySTS, Auto{}, mx(MXNone), nil, MXUnknown, false},
+		{"a policy that is not known yet", plain, both, sts(MTASTSUnanswered), nil, MTASTSFetch, false},
 		{"a rule and nothing known", byDANE, Auto{}, func(p *Published) { *p = Published{} }, nil, MXUnknown, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -310,6 +312,94 @@ func TestAWatchingRuleIsToldOfWhatItEvades(t *testing.T) {
 			if p != nil && (len(p.Watchers()["watch"]) > 0) != tc.evaded {
 				t.Errorf("%s: %v", tc.name, p.Watchers())
 			}
+		}
+	}
+}
+
+func TestNeitherToMXOfNorARuleForItsRecipientsHidesTheOther(t *testing.T) {
+	mx := Rule{Name: "mx", ToMXOf: []string{"partner.example"}, TLS: Forced}
+	verified := Rule{Name: "verified", ToMXOf: []string{"partner.example"}, TLS: Forced, Verify: VerifyCA}
+	domains := func(r Rule) Rule {
+		r.Name, r.ToDomains = "domains", []string{"partner.example", "*.partner.example"}
+		return r
+	}
+	one := func(r Rule) Rule { r = domains(r); r.ToDomains = r.ToDomains[:1]; return r }
+	watch := Rule{Name: "watch", ToNetworks: networks("192.0.2.0/24"), Inspect: Watch}
+	for _, tc := range []struct {
+		name  string
+		rules []Rule
+		wrong string // part of the error; "" for none
+	}{
+		{"one that asks for more, behind it", []Rule{mx, one(Rule{TLS: Forced, Verify: VerifyCA})}, "can never match"},
+		{"one that asks for more, before it", []Rule{one(Rule{TLS: Forced, Verify: VerifyCA}), mx}, ""},
+		{"one that asks for less, before it", []Rule{one(Rule{TLS: Forced}), verified}, "asks for less"},
+		{"one for other recipients too, behind it", []Rule{mx, domains(Rule{TLS: Forced, Verify: VerifyCA})}, ""},
+		{"one for some clients, before it", []Rule{one(Rule{FromNetworks: networks("10.0.0.0/8")}), verified}, ""},
+		{"a rule that watches", []Rule{watch, verified}, "watches TLS"},
+		{"a rule that watches, behind it", []Rule{verified, watch}, "watches TLS"},
+	} {
+		_, errs := Compile(tc.rules, tls.VersionTLS12)
+		switch {
+		case tc.wrong == "" && len(errs) > 0:
+			t.Errorf("%s: %v", tc.name, errs)
+		case tc.wrong != "" && (len(errs) != 1 || !strings.Contains(errs[0].Msg, tc.wrong)):
+			t.Errorf("%s: %v, want one with %q", tc.name, errs, tc.wrong)
+		}
+	}
+}
+
+func TestWhatIsOnlyNotKnownIsDeferredWhateverTheRuleSays(t *testing.T) {
+	reject := Rule{Name: "r", TLS: Forced, Auto: true, OnViolation: OnViolationReject}
+	with := func(v Verify) Rule { r := reject; r.Verify = v; return r }
+	revoked := Rule{Name: "r", TLS: Forced, Verify: VerifyCA, Revocation: RevocationHard, OnViolation: OnViolationReject}
+	for _, tc := range []struct {
+		name   string
+		rule   Rule
+		p      Published
+		asked  RevocationResult
+		action Action
+		want   Reason
+	}{
+		{"MX hosts", reject, Published{MX: MXFailed}, RevocationResult{}, Defer, DNSSECBogus},
+		{"TLSA records", reject, Published{MX: MXKnown, DANE: DANE{State: DANEFailed}}, RevocationResult{}, Defer, DNSSECBogus},
+		{"a policy", reject, Published{MX: MXKnown, MTASTS: MTASTS{State: MTASTSUnanswered}}, RevocationResult{}, Defer, MTASTSFetch},
+		{"records that differ are known", reject, Published{MX: MXKnown, DANE: DANE{State: DANEDiffers}}, RevocationResult{}, Reject, DANEMismatch},
+		{"no resolver for a rule", with(VerifyDANE), Published{MX: MXKnown, DANE: DANE{State: DANEUnavailable}}, RevocationResult{}, Defer, DNSSECBogus},
+		{"a policy that cannot be had for a rule", with(VerifyMTASTS), Published{MX: MXKnown, MTASTS: MTASTS{State: MTASTSFailed}}, RevocationResult{}, Defer, MTASTSFetch},
+		{"that there is no policy is known", with(VerifyMTASTS), Published{MX: MXKnown, MTASTS: MTASTS{State: MTASTSNone}}, RevocationResult{}, Reject, MTASTSFetch},
+		{"a responder that says nothing", revoked, Published{}, RevocationResult{}, Defer, CertMissingRevocation},
+		{"that there is none is known", revoked, Published{}, RevocationResult{NobodyToAsk: true}, Reject, CertMissingRevocation},
+	} {
+		facts := good()
+		facts.Published = &tc.p
+		facts.Upstream.Revoked = func(string, bool) RevocationResult { return tc.asked }
+		v := Decide(Question{Stage: AtRcpt, Connection: somewhere, Floor: tls.VersionTLS12, Rule: &tc.rule, Auto: Auto{DANE: true, MTASTS: true}, Facts: facts})
+		if v.Action != tc.action || v.Reason != tc.want {
+			t.Errorf("%s: %s %s", tc.name, v.Action, v.Reason)
+		}
+	}
+}
+
+func TestREQUIRETLSAsksForACertificateOfTheRecipientsServers(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		rule Rule
+		p    *Published
+		want Reason
+	}{
+		{"nobody could be asked", Rule{}, nil, ""},
+		{"no resolver", Rule{}, &Published{MX: MXUnavailable}, ""},
+		{"a name of a host", Rule{}, &Published{MX: MXKnown, NamesHost: true}, ""},
+		{"by its records", Rule{}, &Published{MX: MXKnown, DANE: DANE{State: DANEMatches}}, ""},
+		{"by its policy", Rule{}, &Published{MX: MXKnown, MTASTS: MTASTS{State: MTASTSEnforce, MXMatches: true, CertificateMatches: true}}, ""},
+		{"of somebody else", Rule{}, &Published{MX: MXKnown}, RequireTLSNotPossible},
+		{"of somebody else, whom a rule names", Rule{Name: "r", TLS: Forced, Verify: VerifyName, Names: []string{"mx.partner.example"}}, &Published{MX: MXKnown}, ""},
+	} {
+		facts := good()
+		facts.Published = tc.p
+		v := Decide(Question{Stage: AtRcpt, Connection: somewhere, Floor: tls.VersionTLS12, Rule: &tc.rule, Facts: facts, RequireTLS: true})
+		if v.Reason != tc.want {
+			t.Errorf("%s: %s %s", tc.name, v.Reason, v.Detail)
 		}
 	}
 }

@@ -26,6 +26,7 @@ type Failure struct {
 	Detail string // what held against what: "TLS 1.0 is below TLS 1.2"
 	Rule   string // the rule whose demand it was; "" is the floor or the wire itself
 	Logged bool   // on_violation = "log": recorded and let pass
+	ForNow bool   // it is not known whether the demand is met: deferred, whatever on_violation says
 }
 
 // A Verdict is what became of holding facts against the rules.

@@ -18,7 +18,7 @@ type complaints struct {
 }
 
 // mostComplaining bounds how many clients are counted, IPv6 by /64; those beyond
-// are told of each time.
+// are in the records alone.
 const mostComplaining = 4096
 
 // add counts one refusal and reports the count, and whether it is worth telling of:
@@ -28,7 +28,7 @@ func (c *complaints) add(client netip.Addr) (count int, tell bool) {
 	defer c.mu.Unlock()
 	key := sourceOf(client)
 	if _, known := c.count[key]; !known && len(c.count) >= mostComplaining {
-		return 1, true
+		return 0, false
 	}
 	if c.count == nil {
 		c.count = map[netip.Addr]int{}

@@ -23,10 +23,15 @@ func TestLookupsAreBounded(t *testing.T) {
 		defer c.Close()
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
+		if _, err := c.Policy(gone, "nobody.example"); !errors.Is(err, context.Canceled) || len(c.flights) > 0 {
+			t.Errorf("%v: %d lookups begun for one who does not wait", err, len(c.flights))
+		}
 		for i := range MostFlights {
-			if _, err := c.Policy(gone, domain(i)); !errors.Is(err, context.Canceled) {
+			soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			if _, err := c.Policy(soon, domain(i)); !errors.Is(err, context.DeadlineExceeded) {
 				t.Fatal(err)
 			}
+			cancel()
 		}
 		if p, err := c.Policy(t.Context(), example); !errors.Is(err, ErrBusy) || p.State != Unknown {
 			t.Errorf("%+v, %v", p, err)

@@ -161,7 +161,11 @@ func (c *Cache) ask(ctx context.Context, domain string, fresh bool) (Policy, err
 		c.mu.Unlock()
 		return known, nil
 	}
-	f, err := c.begin(domain, false)
+	var f *flight
+	err := context.Cause(ctx)
+	if err == nil || known.State == Found && !fresh { // who has no time left has nothing begun to wait for
+		f, err = c.begin(domain, false)
+	}
 	c.mu.Unlock()
 	if known.State != Found {
 		known = Policy{Domain: domain} // too old to be said again

@@ -43,7 +43,7 @@ func (c *Cache) begin(domain string, refresh bool) (*flight, error) {
 	if c.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
-	if len(c.flights) >= MostFlights {
+	if len(c.flights) >= MostFlights && !refresh { // of those there are few, and policies hang on them
 		return nil, ErrBusy
 	}
 	f := &flight{done: make(chan struct{})}

@@ -2,6 +2,7 @@ package mtasts
 
 import (
 	"errors"
+	"net"
 	"strings"
 	"time"
 
@@ -107,7 +108,17 @@ type failure struct {
 
 // failed is err of a kind. cause is what of it can be kept, or nil.
 func failed(kind, err, cause error) *failure {
-	return &failure{text: printable(kind.Error() + ": " + err.Error()), kind: kind, cause: cause}
+	return &failure{text: printable(kind.Error() + ": " + withoutAddresses(err)), kind: kind, cause: cause}
+}
+
+// withoutAddresses words err without the addresses of both ends that an error of
+// the net package names: a reply may quote it, and what is inside stays inside.
+func withoutAddresses(err error) string {
+	text := err.Error()
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		text = strings.ReplaceAll(text, op.Error(), op.Op+": "+op.Err.Error())
+	}
+	return text
 }
 
 func (f *failure) Error() string { return f.text }

@@ -40,7 +40,9 @@ type Listing struct {
 	MXErr  error       // why there is none; errors.Is tells those of resolver
 	Hosts  []dane.Host // nil where DANE was not asked about
 	Policy mtasts.Policy
-	asked  enforce.Auto
+	// PolicyErr: it is not known yet whether there is one.
+	PolicyErr error
+	asked     enforce.Auto
 }
 
 // Look finds what domain publishes, a lower-case A-label, for servers at port.
@@ -50,7 +52,7 @@ func (d *Directory) Look(ctx context.Context, domain string, port uint16, parts 
 	l := Listing{Domain: domain, asked: parts}
 	var both sync.WaitGroup
 	if parts.MTASTS && d.policies != nil {
-		both.Go(func() { l.Policy, _ = d.policies.Policy(ctx, domain) })
+		both.Go(func() { l.Policy, l.PolicyErr = d.policies.Policy(ctx, domain) })
 	}
 	l.MX, l.MXErr = d.resolver.MX(ctx, domain)
 	if l.MXErr == nil && parts.DANE && !l.MX.Null {
@@ -81,7 +83,10 @@ func (d *Directory) Hold(ctx context.Context, l Listing, s Server, now time.Time
 	if h.MX == enforce.MXKnown {
 		here, h.Names = d.names(ctx, l, s.Address.Addr())
 	}
-	if l.asked.MTASTS {
+	h.NamesHost = len(s.Chain) > 0 && enforce.MatchNames(s.Chain[0].DNSNames, h.Names)
+	if l.asked.MTASTS && l.PolicyErr != nil && l.Policy.State != mtasts.Found {
+		h.MTASTS = enforce.MTASTS{State: enforce.MTASTSUnanswered, Detail: "it is not known yet whether it has an MTA-STS policy"}
+	} else if l.asked.MTASTS {
 		h.MTASTS = policyState(l.Policy, here, s)
 		if l.Policy.State == mtasts.Found && !(h.MTASTS.MXMatches && h.MTASTS.CertificateMatches) {
 			// A policy that is kept may be an old one: it is looked at again before
@@ -188,7 +193,21 @@ func (d *Directory) names(ctx context.Context, l Listing, at netip.Addr) (here, 
 	if len(here) > 0 {
 		wanted = here
 	}
-	return here, allowed(l, wanted)
+	return here, based(l, allowed(l, wanted))
+}
+
+// based puts the TLSA base domain in place of each host that has one: by that it is
+// asked for (RFC 7672 §8.1), where it is an alias.
+func based(l Listing, hosts []string) []string {
+	named := slices.Clone(hosts)
+	for i, name := range named {
+		for _, h := range l.Hosts {
+			if h.Name == name && h.State == dane.Usable && h.Base != "" {
+				named[i] = h.Base
+			}
+		}
+	}
+	return named
 }
 
 // allowed leaves of hosts those that have records, or else that the policy names,

@@ -85,6 +85,9 @@ func errno(err error) error {
 	if e := syscall.Errno(0); errors.As(err, &e) {
 		return e
 	}
+	if err == nil {
+		return errors.New("no server is named")
+	}
 	return err
 }
 

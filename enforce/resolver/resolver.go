@@ -52,11 +52,17 @@ type Resolver struct {
 	timeout time.Duration
 	cache   *cache
 	asking  singleflight.Group
+	open    chan struct{} // a place for each question that is being asked
 }
+
+// mostOpen bounds the questions that are asked at one time, and with them the
+// sockets: whoever sends mail chooses the names, and name servers that say nothing
+// keep each question for its whole time.
+const mostOpen = 2048
 
 // New makes a Resolver.
 func New(o Options) *Resolver {
-	r := &Resolver{servers: slices.Clone(o.Servers), trust: o.TrustAD, timeout: o.Timeout}
+	r := &Resolver{open: make(chan struct{}, mostOpen), servers: slices.Clone(o.Servers), trust: o.TrustAD, timeout: o.Timeout}
 	slices.SortStableFunc(r.servers, func(a, b netip.AddrPort) int {
 		switch {
 		case r.BelievesServer(a) == r.BelievesServer(b):
@@ -116,9 +122,18 @@ func (r *Resolver) ask(ctx context.Context, name string, kind uint16) (*answer, 
 	if a := r.cache.find(q, time.Now()); a != nil {
 		return a, a.err
 	}
+	if err := ctx.Err(); err != nil { // who has no time left has nothing begun
+		return nil, fmt.Errorf("%w (%w)", ErrTimeout, err)
+	}
 	found := r.asking.DoChan(dns.TypeToString[kind]+" "+q.name, func() (any, error) {
 		own, cancel := context.WithTimeout(context.Background(), r.timeout)
 		defer cancel()
+		select {
+		case r.open <- struct{}{}:
+			defer func() { <-r.open }()
+		case <-own.Done():
+			return &answer{err: fmt.Errorf("%w: too many questions at once", ErrTimeout)}, nil
+		}
 		a := r.lookup(own, q)
 		r.cache.keep(q, a)
 		return a, nil

@@ -215,5 +215,9 @@ func plain(err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return errors.New("no answer in time")
 	}
-	return errors.New(quote(err.Error()))
+	text := err.Error()
+	if op := (*net.OpError)(nil); errors.As(err, &op) { // without the addresses of both ends
+		text = strings.ReplaceAll(text, op.Error(), op.Op+": "+op.Err.Error())
+	}
+	return errors.New(quote(text))
 }

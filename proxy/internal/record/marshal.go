@@ -71,6 +71,9 @@ func (l Leg) marshal(o object, client bool) {
 	o.str("dane", l.DANE)
 	o.str("mta_sts", l.MTASTS)
 	o.str("stripped_by", l.StrippedBy)
+	if l.Replaced != nil {
+		o.obj("replaced", func(o object) { l.Replaced.marshal(o, false) })
+	}
 	o.str("failure", l.Failure)
 	if h := l.Hold; h != nil {
 		o.obj("hold", func(o object) {

@@ -78,6 +78,7 @@ type Leg struct {
 	Revocation                      string        // "good", "revoked" or "unknown", where a rule asked
 	DANE, MTASTS                    string        // upstream leg: what the recipients' domains publish, and what it came to
 	StrippedBy                      string        // upstream leg: what took STARTTLS away, where it can be told
+	Replaced                        *Leg          // upstream leg: the one before it, where another name was asked for
 	Failure                         string        // why State is failed
 	Hold                            *enforce.Hold // client leg: what it is held to
 }

@@ -16,15 +16,17 @@ import (
 // A transaction is one MAIL that was sent upstream and what followed it. Its
 // fields are guarded by replies.mu, since the replies are what moves it.
 type transaction struct {
-	sender   enforce.Address
-	line     []byte // the MAIL, as it went up
-	answered bool   // the upstream has replied to MAIL
-	refused  bool   // and refused it
-	rcpts    int    // RCPTs, whatever became of them
-	live     int    // recipients sent upstream that were accepted or not yet answered
-	chunked  bool   // BDAT has begun
-	behind   bool   // its MAIL went up while it was open whether the envelope before it was gone
-	rec      *record.Transaction
+	sender enforce.Address
+	line   []byte // the MAIL, as it went up
+	// requireTLS: the sender asked for REQUIRETLS (RFC 8689).
+	requireTLS bool
+	answered   bool // the upstream has replied to MAIL
+	refused    bool // and refused it
+	rcpts      int  // RCPTs, whatever became of them
+	live       int  // recipients sent upstream that were accepted or not yet answered
+	chunked    bool // BDAT has begun
+	behind     bool // its MAIL went up while it was open whether the envelope before it was gone
+	rec        *record.Transaction
 }
 
 // refuse notes that the upstream refused the sender.
@@ -136,7 +138,7 @@ func (s *Session) mail(cmd smtpwire.Command) {
 		s.say(s.refusal(v.Reason.Codes(v.Action), v.Reason, v.Detail))
 		return
 	}
-	tx := &transaction{sender: sender, line: slices.Clone(cmd.Line), rec: rec}
+	tx := &transaction{sender: sender, line: slices.Clone(cmd.Line), requireTLS: requireTLS, rec: rec}
 	tx.behind = s.owing()
 	s.begin(tx, false)
 	s.forward(cmd.Line, &expected{kind: mail, tx: tx})
@@ -185,9 +187,9 @@ func (s *Session) rcpt(cmd smtpwire.Command) {
 		return
 	}
 	rule := s.snap.Policy.EnvelopeRule(s.conn, &tx.sender, &recipient, time.Now())
-	q := recipientQuestion{recipient: recipient, rule: rule, hosts: s.consult(recipient, rule)}
+	q := recipientQuestion{recipient: recipient, rule: rule, hosts: s.consult(recipient, rule, tx.requireTLS)}
 	s.recollectDomain(recipient.Domain)
-	v := s.decide(enforce.AtRcpt, rule, false)
+	v := s.decide(enforce.AtRcpt, rule, tx.requireTLS)
 	if s.speak(v) {
 		v = s.retry(v, tx, q)
 	}

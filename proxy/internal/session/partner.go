@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"net/netip"
+	"slices"
 	"time"
 
 	"postern/enforce"
@@ -65,7 +66,10 @@ const (
 
 // patience is the context of one such wait.
 func (s *Session) patience() (context.Context, func()) {
-	left := max(noPatience, min(patience, allPatience-s.partner.spent))
+	left := min(patience, allPatience-s.partner.spent) // less than nothing is for what is known already
+	if s.snap.Observe {
+		left = min(left, noPatience) // a verdict that nobody hears is nothing to wait for
+	}
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(s.ctx, left)
 	return ctx, func() {
@@ -76,10 +80,10 @@ func (s *Session) patience() (context.Context, func()) {
 
 // consult adds what is known of a recipient's domain to the facts, and gives the
 // hosts that the domain would have its mail given to.
-func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule) []string {
+func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule, requireTLS bool) []string {
 	s.facts.Published = nil
 	parts := enforce.AsksPublished(s.snap.Policy.Auto(s.conn), s.rule, rule)
-	if s.snap.Partners == nil || !parts.Any() {
+	if s.snap.Partners == nil || !parts.Any() && (!requireTLS || s.snap.Policy.Relay(s.conn)) {
 		return nil
 	}
 	if recipient.Domain == "" {
@@ -109,6 +113,14 @@ func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule) []strin
 	return found.Hosts
 }
 
+// graver gives whichever of two words stands later in the order.
+func graver(a, b string, order ...string) string {
+	if slices.Index(order, b) > slices.Index(order, a) {
+		return b
+	}
+	return a
+}
+
 // maxKnown bounds how many domains a session keeps answers for; of more it asks
 // again.
 const maxKnown = 1000
@@ -118,12 +130,8 @@ func (s *Session) notePublished(p enforce.Published) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rec := &s.rec.UpstreamTLS
-	if word := p.DANE.State.String(); rec.DANE == "" || p.DANE.State > enforce.DANEUnusable && p.DANE.State != enforce.DANEMatches {
-		rec.DANE = word
-	}
-	if word := p.MTASTS.State.String(); rec.MTASTS == "" || rec.MTASTS == enforce.MTASTSNone.String() {
-		rec.MTASTS = word
-	}
+	rec.DANE = graver(rec.DANE, p.DANE.State.String(), "none", "matched", "unavailable", "unusable", "failed", "mismatch")
+	rec.MTASTS = graver(rec.MTASTS, p.MTASTS.State.String(), "none", "off", "failed", "unanswered", "invalid", "testing", "enforce")
 	chain := s.facts.Upstream.Chain
 	if p.DANE.State == enforce.DANEMatches ||
 		(p.MTASTS.State == enforce.MTASTSEnforce || p.MTASTS.State == enforce.MTASTSTesting) && p.MTASTS.MXMatches &&

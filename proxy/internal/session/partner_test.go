@@ -195,6 +195,11 @@ func TestADomainThatLostItsTLSIsRefusedAlone(t *testing.T) {
 	up.hears("RSET", "MAIL FROM:<a@x.example>")
 	up.say("250 ok\n250 ok\n")
 	b.client.hears("451 4.7.4 …", "250 ok", "250 ok")
+	b.client.say("RCPT TO:<b@was.example>\nEHLO other.example\n") // nor has the connection
+	b.client.hears("451 4.7.4 …")
+	up.hears("EHLO other.example")
+	up.say("250 hi\n")
+	b.client.hears("250 hi")
 }
 
 func TestWhatASessionTeaches(t *testing.T) {
@@ -211,7 +216,7 @@ func TestWhatASessionTeaches(t *testing.T) {
 		{"one that verifies for a name of its own choice", nil, false, nil, "plain.example", false, false},
 		{"one that verifies for the MX host there", nil, false, host, "plain.example", true, false},
 		{"one that a rule names", []enforce.Rule{{Name: "r", TLS: enforce.Forced, Verify: enforce.VerifyName, Names: []string{"mx.example.net"}, Auto: true}}, false, nil, "plain.example", true, false},
-		{"one that the domain vouches for", nil, true, nil, "own.example", true, true},
+		{"one that the domain vouches for", nil, true, nil, "own.example", false, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m, d := &memoryOf{}, &directory{find: named(map[string]string{"own.example": "mx.example.net"})}

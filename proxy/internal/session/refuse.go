@@ -16,8 +16,8 @@ import (
 func (s *Session) judge(stage enforce.Stage, envelope *enforce.Rule, requireTLS bool) enforce.Verdict {
 	if stage == enforce.AtMail { // each RCPT goes by what was known then
 		s.recall()
-		s.recollectDomain("") // what is remembered of a recipient's domain is the recipient's
 	}
+	s.recollectDomain("") // what is remembered of a recipient's domain is the recipient's
 	v := s.decide(stage, envelope, requireTLS)
 	s.relearn(v)
 	s.pronounce(stage, v)

@@ -81,18 +81,17 @@ func (s *Session) memorize() {
 	}
 	if !s.snap.Policy.Relay(s.conn) {
 		o.Domains = acceptedDomains(s.rec.Transactions)
-		o.VerifiedDomains = o.TLS && !slices.ContainsFunc(o.Domains, func(d string) bool { return !s.partner.proven[d] })
+		o.VerifiedDomains = o.TLS && len(o.Domains) > 0 && !slices.ContainsFunc(o.Domains, func(d string) bool { return !s.partner.proven[d] })
 	}
 	s.snap.Memory.Learn(o)
 }
 
 // vouchedFor reports whether the upstream's certificate was verified for whom it
-// is, and not just for whom it says it is.
+// is, and not just for whom it says it is: by a rule, or by DNS for the MX host of a
+// domain that a rule names. What a recipient's domain publishes vouches for that
+// domain alone. Anybody can have one whose records name this address.
 func (s *Session) vouchedFor() bool {
 	up, r := s.facts.Upstream, s.rule
-	if len(s.partner.proven) > 0 {
-		return true
-	}
 	if up.State != enforce.StateOK || up.Certificate == nil || s.legReason != "" {
 		return false
 	}

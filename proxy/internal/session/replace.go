@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"slices"
@@ -24,6 +25,7 @@ import (
 // in TLS, greeted, and with the same MAIL.
 type replacement struct {
 	conn  *leg.Conn
+	until time.Time // when it has to stand
 	facts enforce.Leg
 	shown []*x509.Certificate
 	rec   record.Leg
@@ -51,14 +53,15 @@ func (s *Session) retry(v enforce.Verdict, tx *transaction, q recipientQuestion)
 	s.assume(next)
 	leg, again := s.decide(enforce.AfterUpstreamTLS, nil, false), enforce.Verdict{}
 	if !leg.Refused() {
-		s.consult(q.recipient, q.rule)
-		again = s.decide(enforce.AtRcpt, q.rule, false)
+		s.consult(q.recipient, q.rule, tx.requireTLS)
+		again = s.decide(enforce.AtRcpt, q.rule, tx.requireTLS)
 	}
 	if leg.Refused() || again.Refused() || !s.exchangeLegs(next) {
 		s.assume(old)
-		s.consult(q.recipient, q.rule)
+		s.consult(q.recipient, q.rule, tx.requireTLS)
 		return v
 	}
+	s.rec.UpstreamTLS.Replaced = &old.rec // messages may have gone over it
 	s.legReason = leg.Reason
 	return again
 }
@@ -109,13 +112,15 @@ var errNotTheSame = errors.New("the server treated a second connection different
 // connection to where the present one is. The replacement is to be let go whatever
 // comes with it.
 func (s *Session) connectAs(name string, tx *transaction) (*replacement, error) {
-	ctx, cancel := s.patience()
+	// The client waits for one reply meanwhile, and is not to be kept for long.
+	until := time.Now().Add(s.snap.Timeouts.Connect)
+	ctx, cancel := context.WithDeadline(s.ctx, until)
 	defer cancel()
 	conn, err := s.dial(ctx, s.rec.Upstream.Address)
 	if err != nil {
 		return nil, err
 	}
-	next := &replacement{conn: leg.New(conn, s.snap.Timeouts.Command)}
+	next := &replacement{conn: leg.New(conn, s.snap.Timeouts.Command), until: until}
 	s.setSpare(next.conn)
 	if reply, err := s.hear(next); err != nil || reply.Code != 220 {
 		return next, errors.Join(err, errNotTheSame)
@@ -129,7 +134,7 @@ func (s *Session) connectAs(name string, tx *transaction) (*replacement, error) 
 	if err := s.expectCode(next, "STARTTLS", 220); err != nil {
 		return next, err
 	}
-	secure, h, err := next.conn.StartClient(s.offering(enforce.Offer(s.rule), name), s.snap.Timeouts.Handshake)
+	secure, h, err := next.conn.StartClient(s.offering(enforce.Offer(s.rule), name), min(s.snap.Timeouts.Handshake, time.Until(until)))
 	next.rec.SNI = name
 	next.facts, next.shown = s.upstreamLeg(&next.rec, h, err)
 	if err != nil {
@@ -168,7 +173,7 @@ func (s *Session) hear(next *replacement) (smtpwire.Reply, error) {
 	if err := next.conn.Flush(); err != nil {
 		return smtpwire.Reply{}, err
 	}
-	next.conn.SetReplyDeadline(time.Now().Add(min(s.snap.Timeouts.Command, s.snap.Timeouts.Connect)))
+	next.conn.SetReplyDeadline(next.until)
 	return next.conn.ReadReply(s.snap.Limits.ReplyLines)
 }
 
@@ -193,9 +198,7 @@ func (s *Session) present() *replacement {
 func (s *Session) assume(r *replacement) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	published := [...]string{s.rec.UpstreamTLS.DANE, s.rec.UpstreamTLS.MTASTS}
 	s.facts.Upstream, s.shown, s.rec.UpstreamTLS, s.caps = r.facts, r.shown, r.rec, r.caps
-	s.rec.UpstreamTLS.DANE, s.rec.UpstreamTLS.MTASTS = published[0], published[1]
 	s.facts.RequireTLSOffered = s.caps.Has("REQUIRETLS")
 	s.partner.known, s.partner.proven = nil, nil
 }
