@@ -59,7 +59,7 @@ func (s *Session) clientHandshake() bool {
 	s.clientFacts(h, err)
 	s.learn()
 	if err == nil {
-		s.greeted, s.heard = false, false
+		s.greeted, s.heard, s.wordless = false, false, true
 		v := s.judge(enforce.AfterClientTLS, nil, false)
 		if s.speak(v) {
 			s.refuseConnection(v)

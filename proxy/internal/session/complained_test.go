@@ -10,6 +10,7 @@ func TestAClientThatQuitsAsSoonAsTLSIsAgreedOnMayNotAcceptTheCertificate(t *test
 	for _, tc := range []struct{ said, reason, failure string }{
 		{"QUIT\n", "client-refused-certificate", "the client quit when TLS was agreed on: it may not accept the certificate"},
 		{"EHLO client.example\nQUIT\n", "", ""},
+		{"RCPT TO:<a@x.example>\nQUIT\n", "", ""},
 	} {
 		t.Run(tc.said, func(t *testing.T) {
 			b := newBench(t, options{})

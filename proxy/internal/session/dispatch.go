@@ -24,6 +24,8 @@ func (s *Session) converse() {
 
 // handle deals with one command; false ends the session.
 func (s *Session) handle(cmd smtpwire.Command) bool {
+	wordless := s.wordless
+	s.wordless = false
 	if s.leavesTLS() && usesTheUpstream(cmd.Verb) {
 		if ok, went := s.stepIn(cmd); !ok {
 			return went
@@ -53,7 +55,9 @@ func (s *Session) handle(cmd smtpwire.Command) bool {
 	case smtpwire.AUTH:
 		return s.auth(cmd)
 	case smtpwire.QUIT:
-		s.leavesAtOnce()
+		if wordless {
+			s.leftAtOnce()
+		}
 		s.forward(cmd.Line, &expected{kind: quit})
 		s.settle()
 		return false

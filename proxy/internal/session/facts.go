@@ -190,14 +190,11 @@ func (s *Session) refusedCertificate(err error) {
 	s.end("client handshake failed")
 }
 
-// leavesAtOnce notes a client whose first word in TLS is QUIT. A Postfix that
+// leftAtOnce notes a client whose first word in TLS is QUIT. A Postfix that
 // verifies finishes the handshake, whatever it was shown, and then leaves in this
 // way and without an alert. So does who only looks whether there is TLS, which is
 // why it is no verdict: nothing was refused.
-func (s *Session) leavesAtOnce() {
-	if s.facts.Client.State != enforce.StateOK || s.greeted {
-		return
-	}
+func (s *Session) leftAtOnce() {
 	f := enforce.Failure{Reason: enforce.ClientRefusedCertificate, Logged: true,
 		Detail: "the client quit when TLS was agreed on: it may not accept the certificate"}
 	s.facts.Client.Failure, s.facts.Client.Detail, s.rec.ClientTLS.Failure = f.Reason, f.Detail, f.Detail

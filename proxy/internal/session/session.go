@@ -133,6 +133,7 @@ type Session struct {
 	promised   smtpwire.Capabilities // what the client was told before that; empty once it was told anew
 	greeted    bool                  // the client was greeted in the present phase of its leg
 	heard      bool                  // the client has said something in it
+	wordless   bool                  // the client's TLS is agreed on, and it has given no command inside
 	pumping    bool                  // the other goroutine runs
 
 	// Of the order of things, guarded by the lock of replies.
