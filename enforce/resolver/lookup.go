@@ -35,7 +35,11 @@ func (r *Resolver) lookup(ctx context.Context, q question) *answer {
 	for round := range 2 {
 		for i, server := range r.servers {
 			believed := r.BelievesServer(server)
-			if said[i] || bound && !believed || ctx.Err() != nil {
+			if ctx.Err() != nil {
+				unavailable = false // who was not asked may be there
+				break
+			}
+			if said[i] || bound && !believed {
 				continue
 			}
 			reply, err := exchange(ctx, q, server, round)
@@ -69,6 +73,8 @@ func (r *Resolver) lookup(ctx context.Context, q question) *answer {
 func reason(err error, unavailable bool) error {
 	var timeout net.Error
 	switch {
+	case err == nil:
+		return ErrTimeout
 	case unavailable:
 		return fmt.Errorf("%w (%w)", ErrUnavailable, errno(err))
 	case errors.Is(err, ErrFailed):
@@ -84,9 +90,6 @@ func reason(err error, unavailable bool) error {
 func errno(err error) error {
 	if e := syscall.Errno(0); errors.As(err, &e) {
 		return e
-	}
-	if err == nil {
-		return errors.New("no server is named")
 	}
 	return err
 }
