@@ -126,6 +126,9 @@ func (r *Resolver) ask(ctx context.Context, name string, kind uint16) (*answer, 
 		return nil, fmt.Errorf("%w (%w)", ErrTimeout, err)
 	}
 	found := r.asking.DoChan(dns.TypeToString[kind]+" "+q.name, func() (any, error) {
+		if a := r.cache.find(q, time.Now()); a != nil {
+			return a, nil // it came between looking and asking
+		}
 		own, cancel := context.WithTimeout(context.Background(), r.timeout)
 		defer cancel()
 		select {

@@ -6,9 +6,11 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -312,5 +314,17 @@ func TestAResponderWithoutPOSTIsAskedByGET(t *testing.T) {
 	a, err := n.checker(Options{}).askResponder(t.Context(), linksOf(p.chain(), nil, time.Now())[0], ocspAt, time.Now())
 	if err != nil || a.state != Good {
 		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+func TestWhatWentWrongIsToldWithoutAddressesOfTheInside(t *testing.T) {
+	inside := &net.TCPAddr{IP: net.IPv4(10, 1, 2, 3), Port: 4444}
+	for _, err := range []error{
+		fmt.Errorf("get: %w", &net.OpError{Op: "read", Net: "tcp", Source: inside, Addr: inside, Err: syscall.ECONNRESET}),
+		fmt.Errorf("get: %w", &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "ocsp.example", Server: "10.1.2.3:53"}}),
+	} {
+		if text := plain(err).Error(); strings.Contains(text, "10.1.2.3") {
+			t.Errorf("%s", text)
+		}
 	}
 }

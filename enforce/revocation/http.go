@@ -216,7 +216,10 @@ func plain(err error) error {
 		return errors.New("no answer in time")
 	}
 	text := err.Error()
-	if op := (*net.OpError)(nil); errors.As(err, &op) { // without the addresses of both ends
+	// A reply may quote it: without the resolver's address, or those of both ends.
+	if lookup := (*net.DNSError)(nil); errors.As(err, &lookup) {
+		text = "its name cannot be looked up: " + lookup.Err
+	} else if op := (*net.OpError)(nil); errors.As(err, &op) {
 		text = strings.ReplaceAll(text, op.Error(), op.Op+": "+op.Err.Error())
 	}
 	return errors.New(quote(text))
