@@ -61,6 +61,12 @@ func TestARefreshThatFailsIsReportedAndTriedAgain(t *testing.T) {
 	})
 }
 
+func entries(c *Cache) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries)
+}
+
 func TestAPolicyThatNobodyAsksForLapses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -71,13 +77,13 @@ func TestAPolicyThatNobodyAsksForLapses(t *testing.T) {
 		time.Sleep(keptWithout)
 		synctest.Wait()
 		n := w.counts()[1]
-		if len(c.entries) != 1 || n < 25 {
-			t.Errorf("%d entries after %d requests", len(c.entries), n)
+		if entries(c) != 1 || n < 25 {
+			t.Errorf("%d entries after %d requests", entries(c), n)
 		}
 		time.Sleep(9 * day)
 		synctest.Wait()
-		if got := w.counts()[1]; got > n+2 || len(c.entries) != 0 || len(names(t, dir)) != 0 {
-			t.Errorf("%d requests more, %d entries and %q left", got-n, len(c.entries), names(t, dir))
+		if got := w.counts()[1]; got > n+2 || entries(c) != 0 || len(names(t, dir)) != 0 {
+			t.Errorf("%d requests more, %d entries and %q left", got-n, entries(c), names(t, dir))
 		}
 	})
 }

@@ -193,12 +193,10 @@ func (s *Session) refusedCertificate(err error) {
 // leftAtOnce notes a client whose first word in TLS is QUIT. A Postfix that
 // verifies finishes the handshake, whatever it was shown, and then leaves in this
 // way and without an alert. So does who only looks whether there is TLS, which is
-// why it is no verdict: nothing was refused.
+// why it is counted, and is no verdict and no reason.
 func (s *Session) leftAtOnce() {
-	f := enforce.Failure{Reason: enforce.ClientRefusedCertificate, Logged: true,
-		Detail: "the client quit when TLS was agreed on: it may not accept the certificate"}
-	s.facts.Client.Failure, s.facts.Client.Detail, s.rec.ClientTLS.Failure = f.Reason, f.Detail, f.Detail
-	s.pronounce(enforce.AfterClientTLS, enforce.Verdict{Action: enforce.Allow, Failure: f, Failures: []enforce.Failure{f}})
+	s.facts.Client.Failure = enforce.ClientRefusedCertificate
+	s.rec.ClientTLS.Failure = "the client quit when TLS was agreed on: it may not accept the certificate"
 }
 
 // enter copies facts into the record.
