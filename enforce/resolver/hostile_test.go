@@ -134,9 +134,35 @@ func TestNoServerThatIsNotBelievedAnswersForOneThatFailed(t *testing.T) {
 	}
 }
 
-func TestAServerThatSaysNothingIsATimeout(t *testing.T) {
-	f := newFake(t)
-	if got, err := resolverOf(50*time.Millisecond, f).TXT(t.Context(), "a.test"); !errors.Is(err, ErrTimeout) {
+// recursing answers what it must not pass on, and nothing else.
+func recursing(q asked) [][]byte {
+	if q.RecursionDesired {
+		return nil
+	}
+	refused := new(dns.Msg)
+	refused.SetRcode(q.Msg, dns.RcodeRefused)
+	packet, _ := refused.Pack()
+	return [][]byte{packet}
+}
+
+func TestAServerThatWaitsForOthersIsATimeoutAndADeadOneIsNotThere(t *testing.T) {
+	alive, dead := newFake(t), newFake(t)
+	alive.serve(recursing)
+	if got, err := resolverOf(50*time.Millisecond, alive).TXT(t.Context(), "a.test"); !errors.Is(err, ErrTimeout) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	r := resolverOf(50*time.Millisecond, dead)
+	for _, name := range []string{"a.test", "b.test"} {
+		began := time.Now()
+		if got, err := r.TXT(t.Context(), name); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if took := time.Since(began); name == "b.test" && took > signOfLife/2 {
+			t.Errorf("one that is known to be away was waited for %s", took)
+		}
+	}
+	// Beside one that waits for others, one that is away changes nothing.
+	if got, err := resolverOf(50*time.Millisecond, dead, alive).TXT(t.Context(), "a.test"); !errors.Is(err, ErrTimeout) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }

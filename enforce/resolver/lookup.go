@@ -42,7 +42,13 @@ func (r *Resolver) lookup(ctx context.Context, q question) *answer {
 			if said[i] || bound && !believed {
 				continue
 			}
-			reply, err := exchange(ctx, q, server, round)
+			var reply *dns.Msg
+			err := errAway
+			if !r.vitals.isAway(server) {
+				if reply, err = exchange(ctx, q, server, round); err != nil {
+					err = r.silent(ctx, server, err)
+				}
+			}
 			if err == nil {
 				a := read(reply, q, believed && reply.AuthenticatedData, time.Now())
 				if a.err == nil {
@@ -77,6 +83,8 @@ func reason(err error, unavailable bool) error {
 		return ErrTimeout
 	case unavailable:
 		return fmt.Errorf("%w (%w)", ErrUnavailable, errno(err))
+	case errors.Is(err, ErrTimeout), errors.Is(err, errAway): // and time was up before the others
+		return ErrTimeout
 	case errors.Is(err, ErrFailed):
 		return err
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
@@ -97,7 +105,7 @@ func errno(err error) error {
 // notThere reports whether err says that nobody listens there, or that there is no
 // way. One that has answered anything is there.
 func notThere(err error) bool {
-	return !errors.Is(err, ErrFailed) && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENETUNREACH) ||
+	return errors.Is(err, errAway) || !errors.Is(err, ErrFailed) && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENETUNREACH) ||
 		errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL))
 }
 

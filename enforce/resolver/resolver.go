@@ -39,7 +39,7 @@ var (
 	// ErrTimeout: nobody answered in time.
 	ErrTimeout = errors.New("dns: no answer in time")
 	// ErrUnavailable: there is no server at any of the addresses: connections are
-	// refused, or there is no way there.
+	// refused, or there is no way there, or nothing comes back whatever is asked.
 	ErrUnavailable = errors.New("dns: no server is there")
 )
 
@@ -53,6 +53,7 @@ type Resolver struct {
 	cache   *cache
 	asking  singleflight.Group
 	open    chan struct{} // a place for each question that is being asked
+	vitals  vitals
 }
 
 // mostOpen bounds the questions that are asked at one time, and with them the
