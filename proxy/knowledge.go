@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"postern/enforce/published"
 	"postern/enforce/resolver"
 	"postern/enforce/revocation"
+	"postern/proxy/internal/record"
 	"postern/proxy/internal/session"
 )
 
@@ -104,20 +104,9 @@ func (k *knowledge) openPolicies(dir string) (*mtasts.Cache, error) {
 		Dial: policyHosts{k.resolver.Load}.dial,
 		Dir:  dir,
 		Report: func(subject string, err error) {
-			k.log.Load().Warn("mta-sts", zap.String("subject", subject), zap.String("error", clean(err)))
+			k.log.Load().Warn("mta-sts", zap.String("subject", subject), zap.String("error", record.Quote(err.Error(), 256)))
 		},
 	})
-}
-
-// clean is an error for the log: what a peer sent may stand in it.
-func clean(err error) string {
-	text := strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, err.Error())
-	return text[:min(len(text), 256)]
 }
 
 // MXFile is where a server that goes by config keeps the addresses of MX hosts,

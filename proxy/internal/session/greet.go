@@ -71,6 +71,7 @@ func (s *Session) choose(upstream netip.AddrPort) {
 	now := time.Now()
 	s.rule = s.snap.Policy.ConnectionRule(s.conn, now)
 	s.holdFor = s.snap.Policy.HoldsFor(s.conn)
+	s.auto, s.smartHost = s.snap.Policy.Auto(s.conn), s.snap.Policy.Relay(s.conn)
 	s.mayHold = s.snap.Holds != nil && s.snap.Policy.MayHold(s.conn, now)
 	s.rec.Rule = s.rule.Name
 	s.recollect()

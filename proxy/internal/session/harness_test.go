@@ -340,6 +340,24 @@ func (b *bench) greeted(secure bool, capabilities ...string) *peer {
 	return up
 }
 
+// starts has the client begin TLS.
+func (b *bench) starts(config *tls.Config) {
+	b.t.Helper()
+	b.client.say("STARTTLS\n")
+	b.client.hears("220 2.0.0 …")
+	if err := b.client.startTLS(config); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// encrypted has the client begin TLS and say EHLO inside.
+func (b *bench) encrypted() {
+	b.t.Helper()
+	b.starts(nil)
+	b.client.say("EHLO client.example\n")
+	b.client.reply()
+}
+
 func ehloReply(lines []string) string {
 	var text strings.Builder
 	for i, l := range lines {

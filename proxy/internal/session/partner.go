@@ -82,8 +82,8 @@ func (s *Session) patience() (context.Context, func()) {
 // hosts that the domain would have its mail given to.
 func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule, requireTLS bool) []string {
 	s.facts.Published = nil
-	parts := enforce.AsksPublished(s.snap.Policy.Auto(s.conn), s.rule, rule)
-	if s.snap.Partners == nil || !parts.Any() && (!requireTLS || s.snap.Policy.Relay(s.conn)) {
+	parts := enforce.AsksPublished(s.auto, s.rule, rule)
+	if s.snap.Partners == nil || !parts.Any() && (!requireTLS || s.smartHost) {
 		return nil
 	}
 	if recipient.Domain == "" {

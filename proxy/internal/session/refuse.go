@@ -43,7 +43,7 @@ func (s *Session) decide(stage enforce.Stage, envelope *enforce.Rule, requireTLS
 		Facts:      s.facts,
 		RequireTLS: requireTLS,
 		HoldFor:    s.holdFor,
-		Auto:       s.snap.Policy.Auto(s.conn),
+		Auto:       s.auto,
 
 		LogDowngrade: s.snap.Policy.LogDowngrade(),
 	})

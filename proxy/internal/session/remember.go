@@ -59,7 +59,7 @@ func (s *Session) recollectDomain(domain string) {
 		return
 	}
 	s.facts.Remembered = nil
-	if s.snap.Memory != nil && domain != "" && s.facts.Upstream.State == enforce.StateNone && !s.snap.Policy.Relay(s.conn) {
+	if s.snap.Memory != nil && domain != "" && s.facts.Upstream.State == enforce.StateNone && !s.smartHost {
 		s.facts.Remembered = s.snap.Memory.RecallDomain(domain, s.conn.Client)
 	}
 }
@@ -79,7 +79,7 @@ func (s *Session) memorize() {
 			o.Issuer, o.SPKI = c.Issuer, c.SPKISHA256
 		}
 	}
-	if !s.snap.Policy.Relay(s.conn) {
+	if !s.smartHost {
 		o.Domains = acceptedDomains(s.rec.Transactions)
 		o.VerifiedDomains = o.TLS && len(o.Domains) > 0 && !slices.ContainsFunc(o.Domains, func(d string) bool { return !s.partner.proven[d] })
 	}

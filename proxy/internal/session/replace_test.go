@@ -44,13 +44,7 @@ func TestWhatWasDemandedOfTheFirstLegIsDemandedOfItsReplacement(t *testing.T) {
 	t.Run("by the sender's REQUIRETLS", func(t *testing.T) {
 		b := newBench(t, options{edit: withPartners(hosted(), verifying("mx.example.net"))})
 		first := b.greeted(true, "PIPELINING", "REQUIRETLS")
-		b.client.say("STARTTLS\n")
-		b.client.hears("220 2.0.0 …")
-		if err := b.client.startTLS(nil); err != nil {
-			t.Fatal(err)
-		}
-		b.client.say("EHLO client.example\n")
-		b.client.reply()
+		b.encrypted()
 		b.client.say("MAIL FROM:<a@x.example> REQUIRETLS\nRCPT TO:<b@tenant.example>\n")
 		first.hears("MAIL FROM:<a@x.example> REQUIRETLS")
 		first.say("250 ok\n")
@@ -83,13 +77,7 @@ func TestALegThatTheClientKnowsSomethingOfIsNotReplaced(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBench(t, options{edit: withPartners(hosted(), tc.edit)})
 			first := b.greeted(true, "PIPELINING", "AUTH PLAIN")
-			b.client.say("STARTTLS\n")
-			b.client.hears("220 2.0.0 …")
-			if err := b.client.startTLS(nil); err != nil {
-				t.Fatal(err)
-			}
-			b.client.say("EHLO client.example\n")
-			b.client.reply()
+			b.encrypted()
 			tc.in(b, first)
 			b.client.say("MAIL FROM:<a@x.example>\nRCPT TO:<b@tenant.example>\n")
 			first.hears("MAIL FROM:<a@x.example>")
@@ -178,11 +166,7 @@ func TestWhatIsMintedLooksNoBetterThanWhatTheUpstreamShowed(t *testing.T) {
 				}
 			}})
 			b.greeted(true)
-			b.client.say("STARTTLS\n")
-			b.client.hears("220 2.0.0 …")
-			if err := b.client.startTLS(nil); err != nil {
-				t.Fatal(err)
-			}
+			b.starts(nil)
 			if got := <-trusted; got != tc.trusted {
 				t.Errorf("made to look trusted: %v", got)
 			}

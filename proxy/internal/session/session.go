@@ -111,9 +111,11 @@ type Session struct {
 	// Of the conversation; for the goroutine that reads the client.
 	rule      *enforce.Rule
 	conn      enforce.Connection
-	mayHold   bool // a hold of the client could matter
-	holdFor   bool // hold_for contains it
-	meant     bool // the client itself meant the upstream's address
+	mayHold   bool         // a hold of the client could matter
+	holdFor   bool         // hold_for contains it
+	auto      enforce.Auto // what a recipient's domain publishes binds, unless a rule says otherwise
+	smartHost bool         // the destination is a smart host
+	meant     bool         // the client itself meant the upstream's address
 	facts     enforce.Facts
 	legReason enforce.Reason      // why the upstream leg fell short of its connection rule
 	shown     []*x509.Certificate // what the upstream showed
