@@ -31,6 +31,7 @@ func New(r *resolver.Resolver, policies *mtasts.Cache) *Directory {
 type Server struct {
 	Address netip.AddrPort
 	Chain   []*x509.Certificate // what it showed, the leaf first; empty without TLS
+	Named   bool                // it matters whether the certificate is for an MX host
 }
 
 // A Listing is what a domain publishes.
@@ -67,7 +68,7 @@ type Held struct {
 	enforce.Published
 	// Names are the hosts that the domain would have its mail given to: of those
 	// that its policy or its records allow, those at the server's address, or all
-	// where none is.
+	// where none is. They are left out where nothing depends on them.
 	Names []string
 }
 
@@ -80,7 +81,7 @@ func (d *Directory) Hold(ctx context.Context, l Listing, s Server, now time.Time
 		h.DANE = daneState(l, s, now)
 	}
 	var here []string
-	if h.MX == enforce.MXKnown {
+	if h.MX == enforce.MXKnown && (s.Named || l.binds()) {
 		here, h.Names = d.names(ctx, l, s.Address.Addr())
 	}
 	h.NamesHost = len(s.Chain) > 0 && enforce.MatchNames(s.Chain[0].DNSNames, h.Names)
@@ -97,6 +98,12 @@ func (d *Directory) Hold(ctx context.Context, l Listing, s Server, now time.Time
 		}
 	}
 	return h
+}
+
+// binds reports whether the domain publishes anything that names hosts. Most do not,
+// and the addresses of their MX hosts are nobody's business.
+func (l Listing) binds() bool {
+	return l.Policy.State == mtasts.Found || slices.ContainsFunc(l.Hosts, func(h dane.Host) bool { return h.State == dane.Usable })
 }
 
 func mxState(l Listing) (enforce.MXState, string) {

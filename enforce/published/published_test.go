@@ -116,7 +116,7 @@ func TestWhatIsNotThereIsToldApart(t *testing.T) {
 		{nowhere, "null.example", enforce.MXUnavailable, enforce.DANEUnavailable, nil},
 	} {
 		l := c.d.Look(ctx, c.domain, 25, mail)
-		h := c.d.Hold(ctx, l, Server{Address: netip.MustParseAddrPort("192.0.2.1:25")}, time.Now())
+		h := c.d.Hold(ctx, l, Server{Address: netip.MustParseAddrPort("192.0.2.1:25"), Named: true}, time.Now())
 		if h.MX != c.mx || h.DANE.State != c.dane || !slices.Equal(h.Names, c.names) || c.mx != enforce.MXKnown && h.Detail == "" {
 			t.Errorf("%s: %v (%s) %s, %q", c.domain, h.MX, h.Detail, h.DANE.State, h.Names)
 		}
@@ -267,6 +267,20 @@ func TestAFileOfAddressesThatIsNoGoodIsToldOfAndBegunAnew(t *testing.T) {
 		}
 		if broken := name == "no JSON" || name == "other JSON"; (told > 0) != broken {
 			t.Errorf("%s: told %d times", name, told)
+		}
+	}
+}
+
+func TestAddressesAreAskedForWhereSomethingDependsOnThem(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	lab := dnslab.Start(t, dnslab.Zone{Name: "plain.example", Records: []string{"@ MX 10 mx", "mx A 192.0.2.1"}})
+	d := New(resolver.New(resolver.Options{Servers: []netip.AddrPort{lab.Resolver()}}), nil)
+	l := d.Look(ctx, "plain.example", 25, mail)
+	for _, named := range []bool{false, true} {
+		h := d.Hold(ctx, l, Server{Address: netip.MustParseAddrPort("192.0.2.1:25"), Named: named}, time.Now())
+		if (len(h.Names) > 0) != named {
+			t.Errorf("named %v: %q", named, h.Names)
 		}
 	}
 }

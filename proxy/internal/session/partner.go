@@ -31,6 +31,7 @@ type Partners interface {
 type Server struct {
 	Address netip.AddrPort
 	Chain   []*x509.Certificate // the leaf first; empty without TLS
+	Named   bool                // it matters whether the certificate is for an MX host
 }
 
 // A Finding is what a domain publishes, and the names of the hosts that it would
@@ -96,7 +97,7 @@ func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule, require
 		s.flushBoth() // what stands before it need not wait for it
 		ctx, done := s.patience()
 		defer done()
-		up := Server{Address: s.rec.Upstream.Address}
+		up := Server{Address: s.rec.Upstream.Address, Named: requireTLS}
 		if s.facts.Upstream.State == enforce.StateOK {
 			up.Chain = s.shown
 		}
