@@ -55,6 +55,9 @@ func (c *Checker) stale(l link, now time.Time) bool {
 // for what comes of it.
 func (c *Checker) begin(l link, now time.Time) <-chan singleflight.Result {
 	return c.links.DoChan(string(l.id[:]), func() (any, error) {
+		if r, known := c.known(l, now); known && !c.stale(l, now) {
+			return r, nil // it came between looking and asking
+		}
 		if !c.enter() {
 			return l.unknown("too many certificates are asked about already"), nil
 		}
