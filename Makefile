@@ -7,6 +7,8 @@
 # make soak    sends thousands of messages through Postern while everything fails;
 #              needs Postfix, and root or uidmap
 # make load    hostile load: slow peers, floods, ten thousand idle sessions
+# make bench   measures Postern beside no proxy, the least that a relay can do, and
+#              others that are installed; takes an hour. BENCH="--only small"
 # make build   the programs, in build/
 # make test-packages  installs the packages on machines that boot, upgrades, crashes
 #              and removes them; needs root and Debian
@@ -17,7 +19,7 @@ GO       ?= go
 FUZZTIME ?= 10m
 VERSION  ?= $(shell ./packaging/version)
 
-.PHONY: build packages demo attack soak load test test-packages fuzz clean
+.PHONY: build packages demo attack soak load bench test test-packages fuzz clean
 
 build:
 	@mkdir -p build
@@ -37,6 +39,9 @@ soak: build
 
 load: build
 	@./build/postern-lab load --postern ./build/postern
+
+bench: build
+	@./build/postern-lab bench --postern ./build/postern $(BENCH)
 
 test:
 	@GO="$(GO)" ./.ci/test

@@ -28,6 +28,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	"postern/proxy/proxytest/mta"
@@ -61,6 +62,12 @@ host, all of it within network namespaces. No root is needed.
   load    holds it against slow clients and servers, floods and very many idle
           sessions, while an honest client sends mail
           --sessions N  how many are idle at once (default 10000)
+  bench   measures it beside no proxy, the least that a relay in Go can do, and
+          stunnel and HAProxy where they are installed
+          --rounds N     how often each takes its turn (default 3)
+          --only PATTERN, --among PATTERN  workloads and contenders
+          --scale F      of the number of sessions and octets (default 1)
+          --idle N       sessions that are idle at once (default 10000)
 
   --postern PROGRAM  the postern to run; otherwise the one beside postern-lab,
                      built from source if there is none
@@ -96,6 +103,15 @@ var subcommands = map[string]subcommand{
 		flags.IntVar(&o.sessions, "sessions", 10000, "")
 		return func(postern string, stdout, stderr io.Writer) int { return load(postern, o, stdout, stderr) }
 	},
+	"bench": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
+		o := benchOptions{}
+		flags.IntVar(&o.rounds, "rounds", 3, "")
+		flags.Float64Var(&o.scale, "scale", 1, "")
+		flags.IntVar(&o.idle, "idle", 10000, "")
+		flags.Func("only", "", pattern(&o.only))
+		flags.Func("among", "", pattern(&o.among))
+		return func(postern string, stdout, stderr io.Writer) int { return bench(postern, o, stdout, stderr) }
+	},
 }
 
 // labs are made otherwise than by netlab.Enter for what needs more user ids than
@@ -104,12 +120,26 @@ var labs = map[string]func(netlab.Options, func() int) (int, error){
 	"soak": mta.Enter,
 }
 
+// hiddenCommands are those by which the lab starts itself. They return only if they
+// failed.
+var hiddenCommands = map[string]func(args []string) error{confinedCommand: confined, floorCommand: floor}
+
+// pattern reads a regular expression of the command line.
+func pattern(into **regexp.Regexp) func(string) error {
+	return func(text string) (err error) {
+		*into, err = regexp.Compile(text)
+		return err
+	}
+}
+
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == confinedCommand {
-		fmt.Fprintln(stderr, "postern-lab:", confined(args[1:]))
-		return exitFinding
+	if len(args) > 1 {
+		if hidden := hiddenCommands[args[0]]; hidden != nil {
+			fmt.Fprintln(stderr, "postern-lab:", hidden(args[1:]))
+			return exitFinding
+		}
 	}
 	if len(args) == 1 && (args[0] == "-h" || args[0] == "--help" || args[0] == "help") {
 		fmt.Fprint(stdout, usage)

@@ -53,7 +53,7 @@ var mayImport = map[string][]string{
 	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
 	"cmd/postern": {"cmd/internal/config", "cmd/internal/probe", "cmd/internal/recorded", "cmd/internal/replay", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "go.uber.org/zap"},
-	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "golang.org/x/sys"},
+	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "github.com/miekg/dns", "golang.org/x/sys"},
 
 	"packaging":             {},
 	"packaging/changelog":   {},
