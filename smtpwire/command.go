@@ -57,21 +57,29 @@ func ParseCommand(line []byte) (Command, error) {
 		}
 	}
 	word, arg, _ := bytes.Cut(line, []byte(" "))
-	var upper [8]byte
-	if len(word) > len(upper) {
+	if len(word) > longestVerb {
 		return Command{Arg: arg, Line: line}, nil
 	}
+	upper := upperCase(word)
+	return Command{
+		Verb: verbs[string(upper[:len(word)])],
+		Arg:  bytes.Trim(arg, " \t"),
+		Line: line,
+	}, nil
+}
+
+// longestVerb is how long a word may be, in octets, that one is looked for in.
+const longestVerb = 8
+
+// upperCase gives a word of at most longestVerb octets in upper case.
+func upperCase(word []byte) (upper [longestVerb]byte) {
 	for i, c := range word {
 		if 'a' <= c && c <= 'z' {
 			c -= 'a' - 'A'
 		}
 		upper[i] = c
 	}
-	return Command{
-		Verb: verbs[string(upper[:len(word)])],
-		Arg:  bytes.Trim(arg, " \t"),
-		Line: line,
-	}, nil
+	return upper
 }
 
 // Foreign reports whether the first octets of a connection, or of a line within
@@ -86,7 +94,11 @@ func Foreign(line []byte) bool {
 		return true
 	}
 	word, _, _ := bytes.Cut(line, []byte(" "))
-	switch string(bytes.ToUpper(word[:min(8, len(word))])) {
+	if len(word) > longestVerb {
+		return false
+	}
+	upper := upperCase(word)
+	switch string(upper[:len(word)]) {
 	case "GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "CONNECT", "PATCH":
 		return true
 	}

@@ -50,6 +50,7 @@ const (
 type Content struct {
 	Bare  BareNewline
 	state contentState
+	dirty int // octets in which there is something to look at
 }
 
 var (
@@ -99,6 +100,10 @@ func (c *Content) Next(p []byte) (out []byte, n int, done bool, err error) {
 // to be held back or replaced.
 func (c *Content) scan(p []byte) (out []byte, n int, done bool, err error) {
 	i := 0
+	if c.dirty == 0 {
+		i = c.clean(p)
+	}
+	defer func() { c.dirty = max(0, c.dirty-n) }()
 	for i < len(p) {
 		if c.state == lineStart && p[i] == '.' {
 			if len(p)-i >= 3 && p[i+1] == '\r' && p[i+2] == '\n' {
@@ -110,8 +115,8 @@ func (c *Content) scan(p []byte) (out []byte, n int, done bool, err error) {
 			}
 		}
 		c.state = inLine
-		lf := bytes.IndexByte(p[i:], '\n')
-		line := p[i:]
+		line := p[i:min(len(p), i+lineWindow)]
+		lf := bytes.IndexByte(line, '\n')
 		if lf >= 0 {
 			line = p[i : i+lf]
 		}
@@ -134,10 +139,60 @@ func (c *Content) scan(p []byte) (out []byte, n int, done bool, err error) {
 			c.state = madeStart
 			return crlf, 1, false, nil
 		default:
-			i = len(p)
+			i += len(line)
 		}
 	}
 	return p, len(p), false, nil
+}
+
+const (
+	// lineWindow is how far ahead the end of a line is looked for, in octets, and
+	// cleanWindow how many are looked through for bare CRs at once. Without the
+	// limits a sender of bare newlines would have everything behind each of them
+	// looked through again.
+	lineWindow  = 1 << 10
+	cleanWindow = 512
+)
+
+// clean passes over the whole lines that p begins with and in which there is
+// nothing to look at, and returns how many octets they are. It is what nearly all
+// content is, and so has to be quick: each line's end is looked for, and then, over
+// several of them at once, whether there are more CRs than line ends.
+func (c *Content) clean(p []byte) int {
+	i, sure, lines := 0, 0, 0
+	atStart := c.state == lineStart
+	for i < len(p) {
+		if atStart && p[i] == '.' && (len(p)-i < 2 || p[i+1] == '\r' || p[i+1] == '\n' || p[i+1] == 0) {
+			break
+		}
+		lf := bytes.IndexByte(p[i:min(len(p), i+lineWindow)], '\n')
+		if lf < 1 || p[i+lf-1] != '\r' {
+			break
+		}
+		i += lf + 1
+		lines++
+		atStart = true
+		if i-sure >= cleanWindow {
+			if bytes.Count(p[sure:i], justCR) != lines {
+				c.dirty = i
+				return c.passed(sure)
+			}
+			sure, lines = i, 0
+		}
+	}
+	if bytes.Count(p[sure:i], justCR) != lines {
+		c.dirty = i
+		return c.passed(sure)
+	}
+	return c.passed(i)
+}
+
+// passed notes that so many octets of whole lines were.
+func (c *Content) passed(n int) int {
+	if n > 0 {
+		c.state = lineStart
+	}
+	return n
 }
 
 func (c *Content) afterCR(next byte) (out []byte, n int, done bool, err error) {

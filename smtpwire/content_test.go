@@ -178,3 +178,26 @@ func FuzzContent(f *testing.F) {
 		checkUnchanged(t, in, int(size)+1)
 	})
 }
+
+func BenchmarkContent(b *testing.B) {
+	line := []byte("All work and no play makes a line of some seventy octets, as mail has them.\r\n")
+	for name, p := range map[string][]byte{
+		"text":     bytes.Repeat(line, FlowBuffer/len(line)),
+		"long":     bytes.Repeat(append(bytes.Repeat([]byte("x"), 998), "\r\n"...), FlowBuffer/1000),
+		"newlines": bytes.Repeat([]byte("\r\n"), FlowBuffer/2),
+		"CRs":      bytes.Repeat([]byte("x\r"), FlowBuffer/2),
+		"one CR":   bytes.Repeat([]byte("ab\rcd\r\n"), FlowBuffer/7),
+		"bare":     bytes.Repeat([]byte("a line that ends with LF alone\n"), FlowBuffer/31),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(p)))
+			for b.Loop() {
+				var c Content
+				for rest := p; len(rest) > 0; {
+					_, n, _, _ := c.Next(rest)
+					rest = rest[n:]
+				}
+			}
+		})
+	}
+}

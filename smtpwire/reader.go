@@ -5,14 +5,8 @@ import (
 	"io"
 )
 
-const (
-	firstBuffer = 2 << 10 // octets; what a dialogue needs
-	// ContentBuffer is the size in octets that a Reader's buffer has while
-	// message content passes.
-	ContentBuffer = 64 << 10
-	// swallowLimit is how far beyond its limit a line is followed to its end.
-	swallowLimit = 64 << 10
-)
+// swallowLimit is how far beyond its limit a line is followed to its end, octets.
+const swallowLimit = 64 << 10
 
 // A Reader reads lines, replies and content from one peer. Its buffer starts
 // small and grows only as far as the limits given to its methods.
@@ -49,21 +43,34 @@ func (r *Reader) HasLine() bool { return bytes.IndexByte(r.buf[r.r:r.w], '\n') >
 // They stay valid until the next call and are consumed by Advance.
 func (r *Reader) Peek() ([]byte, error) {
 	if r.r == r.w {
-		if err := r.fill(firstBuffer); err != nil {
+		if err := r.fill(lineBuffer); err != nil {
 			return nil, err
 		}
 	}
 	return r.buf[r.r:r.w], nil
 }
 
-// PeekContent is Peek with the large buffer that message content is worth.
-func (r *Reader) PeekContent() ([]byte, error) {
+// PeekContent is Peek with the larger buffer that message content is worth:
+// ContentBuffer or FlowBuffer.
+func (r *Reader) PeekContent(size int) ([]byte, error) {
 	if r.r == r.w {
-		if err := r.fill(ContentBuffer); err != nil {
+		if err := r.fill(size); err != nil {
 			return nil, err
 		}
 	}
 	return r.buf[r.r:r.w], nil
+}
+
+// Gather reads once more behind what is buffered, if there is room for another
+// ContentBuffer, and reports whether anything came. It is for a source that just
+// now does not wait; an error of it comes again when it may.
+func (r *Reader) Gather() bool {
+	if len(r.buf)-r.w < ContentBuffer {
+		return false
+	}
+	n, _ := r.src.Read(r.buf[r.w:])
+	r.w += n
+	return n > 0
 }
 
 // Advance consumes n octets of what Peek returned. It panics when there are
@@ -75,10 +82,11 @@ func (r *Reader) Advance(n int) {
 	r.r += n
 }
 
-// Shrink gives back a large buffer once message content has passed and no more
+// Shrink gives back a larger buffer once message content has passed and no more
 // is buffered.
 func (r *Reader) Shrink() {
-	if r.r == r.w && len(r.buf) > firstBuffer {
+	if r.r == r.w && len(r.buf) > lineBuffer {
+		giveBack(r.buf)
 		r.buf, r.r, r.w = nil, 0, 0
 	}
 }
@@ -88,12 +96,13 @@ func (r *Reader) fill(size int) error {
 	if r.r == r.w {
 		r.r, r.w = 0, 0
 	}
-	if size < firstBuffer {
-		size = firstBuffer
+	if size < lineBuffer {
+		size = lineBuffer
 	}
 	if len(r.buf) < size {
-		grown := make([]byte, size)
+		grown := borrow(size)
 		r.w = copy(grown, r.buf[r.r:r.w])
+		giveBack(r.buf)
 		r.r, r.buf = 0, grown
 	} else if r.r > 0 && r.w == len(r.buf) {
 		r.w = copy(r.buf, r.buf[r.r:r.w])

@@ -34,7 +34,7 @@ func TestALineEndsWithCRLFAndNothingElse(t *testing.T) {
 		{strings.Repeat("x", 14) + "\r\nNOOP\r\n", []string{strings.Repeat("x", 14), "NOOP"}, io.EOF},
 		{strings.Repeat("x", 15) + "\r\nNOOP\r\n", []string{"!", "NOOP"}, ErrLineTooLong},
 		{strings.Repeat("x", 5000) + "\r\nNOOP\r\n", []string{"!", "NOOP"}, ErrLineTooLong},
-		{strings.Repeat("x", limit+swallowLimit+firstBuffer), []string{"!"}, ErrLineEndless},
+		{strings.Repeat("x", limit+swallowLimit+lineBuffer), []string{"!"}, ErrLineEndless},
 		{"NOO", []string{"!"}, io.ErrUnexpectedEOF},
 		{strings.Repeat("x", 100), []string{"!"}, io.ErrUnexpectedEOF},
 	} {
@@ -129,7 +129,7 @@ func FuzzReader(f *testing.F) {
 				t.Fatal("no progress")
 			}
 			line, err := r.ReadLine(limit)
-			if len(r.buf) > firstBuffer {
+			if len(r.buf) > lineBuffer {
 				t.Fatalf("a buffer of %d octets for lines of %d", len(r.buf), limit)
 			}
 			switch {
@@ -162,7 +162,7 @@ func FuzzReply(f *testing.F) {
 			if reply.Code < 200 || reply.Code > 599 || len(reply.Raw) > 8*MaxReplyLine {
 				t.Fatalf("%d, %d octets", reply.Code, len(reply.Raw))
 			}
-			if len(r.buf) > 2*MaxReplyLine || cap(r.reply.Raw) > firstBuffer {
+			if len(r.buf) > 2*MaxReplyLine || cap(r.reply.Raw) > lineBuffer {
 				t.Fatalf("a buffer of %d octets, and %d kept of a reply", len(r.buf), cap(r.reply.Raw))
 			}
 			lines := 0

@@ -63,7 +63,7 @@ func (r *Reader) ReadReply(maxLines int) (Reply, error) {
 		if !more {
 			r.replyLines = 0
 			reply := r.reply
-			if cap(r.reply.Raw) > firstBuffer {
+			if cap(r.reply.Raw) > lineBuffer {
 				r.reply.Raw = nil // a long EHLO reply need not be carried along
 			}
 			return reply, nil

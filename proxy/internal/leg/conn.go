@@ -27,14 +27,16 @@ var past = time.Unix(1, 0)
 type Conn struct {
 	raw     net.Conn // the socket
 	conn    net.Conn // raw, or the TLS over it
+	under   *wire    // between the two; nil in clear
 	read    *smtpwire.Reader
-	pending []byte        // to be written at the next Flush
+	pending *gathered     // to be written at the next Flush; nil: nothing is
 	write   time.Duration // how long one write may take
 	counts  *Counts
 
 	content     bool          // message content is passing
 	contentLeft time.Duration // to be waited for its next contentStep octets
 	contentFrom int64         // counts.Read when that began
+	contentSeen int64         // octets of this message
 
 	mu          sync.Mutex
 	idle        bool // the reader waits for a command
@@ -171,26 +173,61 @@ const contentStep = 4 << 10
 // there; Advance consumes it. The timeout begins anew with every 4 KiB.
 func (c *Conn) PeekContent(timeout time.Duration) ([]byte, error) {
 	if c.read.Buffered() > 0 {
-		return c.read.PeekContent()
+		return c.read.Peek()
+	}
+	if !c.content {
+		c.contentSeen = 0
 	}
 	if !c.content || c.counts.Read-c.contentFrom >= contentStep {
 		c.content, c.contentLeft, c.contentFrom = true, timeout, c.counts.Read
 	}
 	began := time.Now()
 	c.SetReplyDeadline(began.Add(c.contentLeft))
-	content, err := c.read.PeekContent()
+	content, err := c.peekContent()
 	c.contentLeft -= time.Since(began)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return content, c.abortedOr(err)
 }
 
+// flowAt is how much of a message has to have come, in octets, that the rest is
+// worth large buffers.
+const flowAt = 64 << 10
+
+// peekContent reads what there is of content. Where much of it comes it gathers
+// what has come already, so that it is written at once.
+func (c *Conn) peekContent() (content []byte, err error) {
+	size := smtpwire.ContentBuffer
+	flowing := c.contentSeen >= flowAt
+	if flowing {
+		size = smtpwire.FlowBuffer
+	}
+	if c.under != nil {
+		c.under.flowing = flowing
+	}
+	if content, err = c.read.PeekContent(size); err != nil {
+		return nil, err
+	}
+	if c.under != nil && c.under.ahead != nil {
+		c.under.dry = true
+		for c.under.ahead != nil && c.read.Gather() {
+		}
+		c.under.dry = false
+		content, err = c.read.PeekContent(size)
+	}
+	c.contentSeen += int64(len(content))
+	return content, err
+}
+
 // Advance consumes n octets of peeked content.
 func (c *Conn) Advance(n int) { c.read.Advance(n) }
 
-// EndContent gives back the buffer that content needed.
+// EndContent gives back the buffers that content needed.
 func (c *Conn) EndContent() {
 	c.content = false
+	if c.under != nil {
+		c.under.flowing = false
+	}
 	c.read.Shrink()
 }
 
@@ -202,8 +239,20 @@ func (c *Conn) abortedOr(err error) error {
 	return err
 }
 
-// flushAt is how much is gathered before it is written without a Flush, octets.
-const flushAt = 32 << 10
+const (
+	// flushAt is how much is gathered before it is written without a Flush, octets.
+	flushAt = 16 << 10
+	// atOnce is how large a piece is that is not worth gathering, octets.
+	atOnce = 4 << 10
+)
+
+// gathered is what is written at the next Flush.
+type gathered struct {
+	octets [flushAt + atOnce]byte
+	n      int
+}
+
+var gatherings = sync.Pool{New: func() any { return new(gathered) }}
 
 // Write sends p, or keeps it until Flush when it is small. p is not kept.
 //
@@ -213,11 +262,17 @@ func (c *Conn) Write(p []byte) error {
 	if c.failed != nil {
 		return c.failed
 	}
-	if len(c.pending) == 0 && len(p) >= flushAt {
+	if len(p) >= atOnce {
+		if err := c.Flush(); err != nil {
+			return err
+		}
 		return c.send(p)
 	}
-	c.pending = append(c.pending, p...)
-	if len(c.pending) >= flushAt {
+	if c.pending == nil {
+		c.pending = gatherings.Get().(*gathered)
+	}
+	c.pending.n += copy(c.pending.octets[c.pending.n:], p)
+	if c.pending.n >= flushAt {
 		return c.Flush()
 	}
 	return nil
@@ -229,14 +284,13 @@ func (c *Conn) Flush() error {
 	if c.failed != nil {
 		return c.failed
 	}
-	if len(c.pending) == 0 {
+	if c.pending == nil {
 		return nil
 	}
-	err := c.send(c.pending)
-	if cap(c.pending) > 4<<10 {
-		c.pending = nil
-	}
-	c.pending = c.pending[:0]
+	err := c.send(c.pending.octets[:c.pending.n])
+	c.pending.n = 0
+	gatherings.Put(c.pending)
+	c.pending = nil
 	return err
 }
 
@@ -244,7 +298,7 @@ func (c *Conn) send(p []byte) error {
 	if err := c.armWrite(); err != nil {
 		return err
 	}
-	n, err := c.conn.Write(p)
+	n, err := c.deliver(p)
 	c.counts.Written += int64(n)
 	if err != nil {
 		c.mu.Lock()
@@ -256,6 +310,19 @@ func (c *Conn) send(p []byte) error {
 		}
 	}
 	return err
+}
+
+// deliver writes p. The records that it takes go to the kernel together.
+func (c *Conn) deliver(p []byte) (int, error) {
+	if c.under == nil || len(p) <= smtpwire.ContentBuffer {
+		return c.conn.Write(p)
+	}
+	c.under.corked = true
+	n, err := c.conn.Write(p)
+	if more := c.under.uncork(); err == nil {
+		err = more
+	}
+	return n, err
 }
 
 // lastWords is how long a write may take after Abort.

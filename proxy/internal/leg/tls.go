@@ -40,7 +40,7 @@ var ErrDeclined = errors.New("tls handshake declined")
 // Decline is what a GetConfigForClient callback returns to have the handshake
 // given up without a word to the peer, so that somebody else can have it.
 func Decline(hello *tls.ClientHelloInfo) error {
-	if w, ok := hello.Conn.(*watched); ok {
+	if w, ok := hello.Conn.(*wire); ok {
 		w.mute = true
 	}
 	return ErrDeclined
@@ -48,7 +48,8 @@ func Decline(hello *tls.ClientHelloInfo) error {
 
 // StartClient runs the handshake of the side that connects, within timeout, and
 // returns the TLS phase of the leg. The clear phase is dead afterwards, however
-// it ends, and after an error there is nothing left to say: only Close.
+// it ends, and after an error there is nothing left to say: only Close. config is
+// the leg's from then on.
 func (c *Conn) StartClient(config *tls.Config, timeout time.Duration) (*Conn, *Handshake, error) {
 	return c.start(tls.Client, config, timeout)
 }
@@ -70,18 +71,19 @@ func (c *Conn) start(side func(net.Conn, *tls.Config) *tls.Conn, config *tls.Con
 		return nil, &Handshake{Err: err}, fmt.Errorf("tls handshake: %w", err)
 	}
 	began := time.Now()
-	watch := &watched{Conn: c.raw, eyes: new(eyes)}
-	secure := side(watch, config)
+	under := &wire{Conn: c.raw, eyes: new(eyes)}
+	config.DynamicRecordSizingDisabled = true // what is said is said in one record, and one write
+	secure := side(under, config)
 	// Not HandshakeContext: the socket has a deadline, and Abort moves it.
 	err = secure.Handshake()
-	h := watch.eyes.handshake(err)
+	h := under.eyes.handshake(err)
 	h.Duration = time.Since(began)
-	watch.eyes = nil
+	under.eyes = nil
 	if err != nil {
 		return nil, h, fmt.Errorf("tls handshake: %w", err)
 	}
 	h.State = secure.ConnectionState()
-	return c.next(secure), h, nil
+	return c.next(secure, under), h, nil
 }
 
 func (c *Conn) setDeadline(t time.Time) error {
@@ -94,38 +96,13 @@ func (c *Conn) setDeadline(t time.Time) error {
 }
 
 // next is the phase after c, to which an Interrupt or Abort of c still applies.
-func (c *Conn) next(secure *tls.Conn) *Conn {
+func (c *Conn) next(secure *tls.Conn, under *wire) *Conn {
 	n := newPhase(c.raw, secure, c.write, c.counts)
+	n.under = under
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n.interrupted, n.aborted = c.interrupted, c.aborted
 	return n
-}
-
-// watched is a socket whose octets are looked at while a handshake runs.
-type watched struct {
-	net.Conn
-	eyes *eyes // nil when the handshake is over
-	mute bool
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
-	if w.eyes != nil {
-		w.eyes.in.Write(p[:n])
-		w.eyes.keep(p[:n])
-	}
-	return n, err
-}
-
-func (w *watched) Write(p []byte) (int, error) {
-	if w.mute {
-		return 0, ErrDeclined
-	}
-	if w.eyes != nil {
-		w.eyes.out.Write(p)
-	}
-	return w.Conn.Write(p)
 }
 
 // eyes see a handshake from the outside.
