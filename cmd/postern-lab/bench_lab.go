@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -219,15 +218,4 @@ func (d *digests) check() error {
 		}
 	}
 	return nil
-}
-
-// lines counts the records in a log.
-func lines(path string) (n int, err error) {
-	text, err := os.ReadFile(path)
-	for _, c := range text {
-		if c == '\n' {
-			n++
-		}
-	}
-	return n, err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -53,16 +54,23 @@ func smallMessages(ctx context.Context, b *benchmark, r *running) (figures, erro
 	return f, errors.Join(err, b.recorded(r, n))
 }
 
-// recorded finds fault unless a record was written for each session.
+// recorded finds fault unless a record was written for each session, and the
+// sessions with the server were resumed where they could be.
 func (b *benchmark) recorded(r *running, sessions int) error {
 	if r.log == "" {
 		return nil
 	}
-	n, err := lines(r.log)
-	if err == nil && n < sessions {
-		err = fmt.Errorf("%d sessions, and %d lines in the log", sessions, n)
+	text, err := os.ReadFile(r.log)
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, os.Truncate(r.log, 0))
+	if n := bytes.Count(text, []byte("\n")); n < sessions {
+		return fmt.Errorf("%d sessions, and %d lines in the log", sessions, n)
+	}
+	if n := bytes.Count(text, []byte(`"resumed":true`)); r.tickets && n < sessions {
+		return fmt.Errorf("%d sessions, %d of them resumed", sessions, n)
+	}
+	return os.Truncate(r.log, 0)
 }
 
 func bigMessages(ctx context.Context, b *benchmark, r *running) (figures, error) {

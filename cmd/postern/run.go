@@ -60,6 +60,7 @@ func (d *daemon) run(ctx context.Context) error {
 	// the middle.
 	signals := service.Catch()
 	defer signals.Release()
+	defer service.KeepHeadroom().Release()
 	defer func() {
 		if d.log != nil {
 			d.log.Sync() // the one that is in force then

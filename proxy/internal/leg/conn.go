@@ -39,7 +39,8 @@ type Conn struct {
 	contentSeen int64         // octets of this message
 
 	mu          sync.Mutex
-	idle        bool // the reader waits for a command
+	armed       time.Time // when writing was last given its time
+	idle        bool      // the reader waits for a command
 	interrupted bool
 	aborted     bool
 	failed      error // of a write: what follows would stand behind a gap
@@ -141,6 +142,9 @@ func (c *Conn) startIdle(timeout time.Duration) error {
 	case c.interrupted:
 		c.interrupted = false
 		return ErrInterrupted
+	}
+	if c.read.HasLine() {
+		return nil // there is nothing to wait for
 	}
 	c.idle = true
 	return c.raw.SetReadDeadline(time.Now().Add(timeout))
@@ -328,14 +332,20 @@ func (c *Conn) deliver(p []byte) (int, error) {
 // lastWords is how long a write may take after Abort.
 const lastWords = 2 * time.Second
 
+// armWrite gives a write its time. One that is armed already is left so while
+// little of its time has passed, for it costs as much as a system call.
 func (c *Conn) armWrite() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	now := time.Now()
 	limit := c.write
 	if c.aborted {
 		limit = min(limit, lastWords)
+	} else if since := now.Sub(c.armed); since < limit/32 {
+		return nil
 	}
-	return c.raw.SetWriteDeadline(time.Now().Add(limit))
+	c.armed = now
+	return c.raw.SetWriteDeadline(now.Add(limit))
 }
 
 // Interrupt ends the wait for the peer's next command, the one that is under way

@@ -125,7 +125,7 @@ func (s *Session) mail(cmd smtpwire.Command) {
 	if !ok {
 		return
 	}
-	s.partner.known, s.partner.spent = nil, 0 // a session may last longer than what it was told
+	s.partner.spent = 0
 	rule := s.snap.Policy.EnvelopeRule(s.conn, &sender, nil, time.Now())
 	v := s.judge(enforce.AtMail, rule, requireTLS)
 	s.mu.Lock()

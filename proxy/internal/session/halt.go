@@ -55,7 +55,9 @@ func (s *Session) attend() bool {
 	if s.halting {
 		return false
 	}
-	s.upstream.SetReplyDeadline(s.deadline())
+	if !s.upstream.HasLine() {
+		s.upstream.SetReplyDeadline(s.deadline())
+	}
 	return true
 }
 

@@ -44,6 +44,7 @@ type Finding struct {
 // A partner is what a session knows of its recipients' domains.
 type partner struct {
 	known map[query]Finding // with the present upstream leg
+	since time.Time         // when the first of them was asked for
 	spent time.Duration     // waiting for others than the peers
 	// proven are the domains whose publications vouch for the present upstream's
 	// certificate.
@@ -92,6 +93,9 @@ func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule, require
 		return nil
 	}
 	q := query{recipient.Domain, parts}
+	if now := time.Now(); now.Sub(s.partner.since) > lasting {
+		s.partner.known, s.partner.since = nil, now
+	}
 	found, ok := s.partner.known[q]
 	if !ok {
 		s.flushBoth() // what stands before it need not wait for it
@@ -113,6 +117,10 @@ func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule, require
 	s.notePublished(found.Published)
 	return found.Hosts
 }
+
+// lasting is how long a session goes by what it was told of a domain; it may itself
+// last for hours.
+const lasting = 5 * time.Second
 
 // graver gives whichever of two words stands later in the order.
 func graver(a, b string, order ...string) string {

@@ -95,7 +95,9 @@ func (s *Session) expect(e *expected) {
 		return
 	}
 	s.queue = append(s.queue, e)
-	s.upstream.SetReplyDeadline(s.deadline())
+	if s.queue[0] == e { // else the head says how long to wait
+		s.upstream.SetReplyDeadline(s.deadline())
+	}
 }
 
 // idleCheck is how often an upstream leg that owes nothing is looked at for no
