@@ -83,10 +83,7 @@ func (s *Server) take(conn *net.TCPConn) {
 		one.Refuse(enforce.Overload, limit)
 		return
 	}
-	go func() {
-		defer s.dismiss(one)
-		one.Run()
-	}()
+	go one.Start(func() { s.dismiss(one) })
 }
 
 // sourceOf is what one client counts as: its address, or its /64, of which one

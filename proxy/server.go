@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"postern/proxy/internal/intercept"
+	"postern/proxy/internal/parking"
 	"postern/proxy/internal/session"
 )
 
@@ -31,6 +32,7 @@ type Server struct {
 	stop     sync.Once
 
 	known *knowledge // over all reloads
+	lot   parking.Lot
 
 	mu       sync.Mutex
 	sessions map[*session.Session]netip.Addr
@@ -77,7 +79,7 @@ func NewServer(config Config, log *zap.Logger) (*Server, error) {
 	if s.known, err = newKnowledge(config, log); err != nil {
 		return nil, err
 	}
-	s.known.equip(snap, config)
+	s.equip(snap)
 	s.current.Store(snap)
 	return s, nil
 }
@@ -173,9 +175,15 @@ func (s *Server) Reload(config Config, log *zap.Logger) error {
 		return err
 	}
 	s.known.take(old.config, config, log)
-	s.known.equip(snap, config)
+	s.equip(snap)
 	s.current.Store(snap)
 	return nil
+}
+
+// equip gives a snapshot what outlives it.
+func (s *Server) equip(snap *snapshot) {
+	s.known.equip(snap, snap.config)
+	snap.Park = s.lot.Park
 }
 
 // Generation counts configurations put in force, from 1.

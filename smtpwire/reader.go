@@ -91,6 +91,14 @@ func (r *Reader) Shrink() {
 	}
 }
 
+// Release gives back every buffer of a Reader that is at rest.
+func (r *Reader) Release() {
+	if r.AtRest() {
+		giveBack(r.buf)
+		r.buf, r.r, r.w, r.reply.Raw = nil, 0, 0, nil
+	}
+}
+
 // fill reads once from the source, with room for at least size octets in all.
 func (r *Reader) fill(size int) error {
 	if r.r == r.w {

@@ -29,12 +29,13 @@ var mayImport = map[string][]string{
 
 	"enforce/published": {"enforce", "enforce/dane", "enforce/mtasts", "enforce/resolver"},
 
-	"proxy": {"enforce", "enforce/memory", "enforce/mtasts", "enforce/published", "enforce/resolver", "enforce/revocation", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/record",
+	"proxy": {"enforce", "enforce/memory", "enforce/mtasts", "enforce/published", "enforce/resolver", "enforce/revocation", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/parking", "proxy/internal/record",
 		"proxy/internal/session", "go.uber.org/zap"},
 	"proxy/internal/doctor":    {"proxy/internal/intercept", "golang.org/x/sys", "github.com/miekg/dns", "github.com/vishvananda/netlink"},
 	"proxy/internal/netfilter": {"golang.org/x/sys", "github.com/mdlayher/netlink"},
 	"proxy/internal/intercept": {"proxy/internal/netfilter", "golang.org/x/sys", "github.com/google/nftables", "github.com/vishvananda/netlink", "github.com/mdlayher/netlink"},
 	"proxy/internal/keyring":   {"enforce"},
+	"proxy/internal/parking":   {"golang.org/x/sys"},
 	"proxy/internal/leg":       {"smtpwire", "smtpwire/tlshello"},
 	"proxy/internal/record":    {"enforce", "smtpwire/tlshello", "go.uber.org/zap", "github.com/coreos/go-systemd/v22"},
 	"proxy/internal/session": {"smtpwire", "smtpwire/tlshello", "enforce", "proxy/internal/leg", "proxy/internal/record",

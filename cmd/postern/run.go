@@ -72,6 +72,7 @@ func (d *daemon) run(ctx context.Context) error {
 	watching, unwatch := context.WithCancel(ctx)
 	defer unwatch()
 	go d.watch(watching)
+	go service.GiveBack(watching)
 
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve() }()

@@ -95,6 +95,21 @@ func (c *Conn) Buffered() int { return c.read.Buffered() }
 // AtRest reports whether nothing of what the peer says next was read yet.
 func (c *Conn) AtRest() bool { return c.read.AtRest() }
 
+// Rested reports whether all that has come was read, and gives back the buffers if
+// so. What is still in the socket is left there.
+func (c *Conn) Rested() bool {
+	if !c.read.AtRest() || c.pending != nil {
+		return false
+	}
+	// Octets may have been taken from the socket that are inside TLS still.
+	c.SetReplyDeadline(past)
+	if _, err := c.read.Peek(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.read.Release()
+	return true
+}
+
 // HasLine reports whether the next ReadLine can be answered without waiting.
 func (c *Conn) HasLine() bool { return c.read.HasLine() }
 

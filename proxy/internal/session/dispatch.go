@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"io"
+	"time"
 
 	"postern/enforce"
 	"postern/proxy/internal/leg"
@@ -12,12 +13,16 @@ import (
 // authLine bounds a line of an AUTH dialogue in octets (RFC 4954 §4.5.2).
 const authLine = 12288
 
-// converse answers the greeted client until one side has had enough.
-func (s *Session) converse() {
+// converse answers the greeted client until one side has had enough, or until the
+// session rests, which it says.
+func (s *Session) converse() (rests bool) {
 	for {
-		cmd, ok := s.next()
-		if !ok || !s.handle(cmd) {
-			return
+		cmd, err := s.command()
+		if err != nil {
+			return errors.Is(err, errRests)
+		}
+		if !s.handle(cmd) {
+			return false
 		}
 	}
 }
@@ -74,20 +79,28 @@ func (s *Session) handle(cmd smtpwire.Command) bool {
 // next returns the client's next command. When ok is false the session is over,
 // and what there was to say has been said.
 func (s *Session) next() (cmd smtpwire.Command, ok bool) {
+	cmd, err := s.command()
+	return cmd, err == nil
+}
+
+// command is next, or errRests where the pump runs.
+func (s *Session) command() (cmd smtpwire.Command, err error) {
 	for {
 		line, err := s.nextLine()
 		switch {
 		case err == nil:
+		case errors.Is(err, errRests):
+			return cmd, err
 		case errors.Is(err, smtpwire.ErrLineTooLong):
 			s.say([]byte(sayLineTooLong))
 			continue
 		default:
 			s.clientGone(err)
-			return cmd, false
+			return cmd, err
 		}
 		if smtpwire.Foreign(line) {
 			s.notSMTP()
-			return cmd, false
+			return cmd, errNotSMTP
 		}
 		cmd, err = smtpwire.ParseCommand(line)
 		switch {
@@ -96,10 +109,12 @@ func (s *Session) next() (cmd smtpwire.Command, ok bool) {
 		case cmd.Verb != smtpwire.AUTH && len(line)+2 > s.snap.Limits.Line:
 			s.say([]byte(sayLineTooLong))
 		default:
-			return cmd, true
+			return cmd, nil
 		}
 	}
 }
+
+var errNotSMTP = errors.New("not SMTP")
 
 // nextLine waits for a line of the client, as long as a client may take: not
 // counting what the upstream takes to answer it.
@@ -129,8 +144,19 @@ func (s *Session) nextLine() ([]byte, error) {
 			}
 			return nil, err
 		}
-		line, err := s.client.ReadCommand(max(s.snap.Limits.Line, authLine), s.snap.Timeouts.Command)
-		if err != nil && s.waitOn(err) {
+		line, err := s.client.ReadCommand(max(s.snap.Limits.Line, authLine), s.wait())
+		if err == nil {
+			s.since = time.Time{}
+			return line, nil
+		}
+		if s.waitOn(err) {
+			s.since = time.Time{}
+			continue
+		}
+		if leg.EndingOf(err) == leg.Timeout && time.Since(s.since) < s.snap.Timeouts.Command {
+			if s.rest() {
+				return nil, errRests
+			}
 			continue
 		}
 		return line, err

@@ -18,9 +18,21 @@ func (s *Session) haltPump() (ok bool) {
 	if !s.pumping {
 		return !s.ended()
 	}
-	if !s.settle() {
+	if !s.settle() || !s.stopPump() {
 		return false
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.upstream.AtRest() {
+		s.breakOff("upstream replied to nothing")
+		return false
+	}
+	return true
+}
+
+// stopPump has the pump leave where it stands, and says whether the upstream is
+// still there.
+func (s *Session) stopPump() bool {
 	s.mu.Lock()
 	s.halting = true
 	s.upstream.SetReplyDeadline(time.Unix(1, 0)) // it looks up, and finds that it is to leave
@@ -30,14 +42,7 @@ func (s *Session) haltPump() (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.halting = false
-	if s.over {
-		return false
-	}
-	if !s.upstream.AtRest() {
-		s.breakOff("upstream replied to nothing")
-		return false
-	}
-	return true
+	return !s.over
 }
 
 // resumePump begins to pump, the first time and after each haltPump.

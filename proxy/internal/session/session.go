@@ -55,6 +55,10 @@ type Snapshot struct {
 	BareNewline smtpwire.BareNewline
 	Limits      Limits
 	Timeouts    Timeouts
+
+	// Park waits in place of a session for either of its sockets: see package
+	// parking. nil: a session waits by itself.
+	Park func(sockets []net.Conn, until time.Time, wake func()) (leave func(), err error)
 }
 
 // Holds remember clients whose handshake fell below the floor, from one session
@@ -105,8 +109,12 @@ type Session struct {
 	spare            *leg.Conn // a connection that may become the upstream leg
 	draining         atomic.Bool
 	aborted          atomic.Bool
-	abortOwed        bool // Abort was asked for; guarded by ctl, as is the next
-	finals           int  // messages that went up whole and whose reply the client has not had
+	abortOwed        bool   // Abort was asked for; guarded by ctl, as is the next
+	finals           int    // messages that went up whole and whose reply the client has not had
+	unpark           func() // ends a rest; nil: it has none. guarded by ctl
+
+	done  func()    // called when all is over
+	since time.Time // when the client's next command began to be waited for; zero: it has come
 
 	// Of the conversation; for the goroutine that reads the client.
 	rule      *enforce.Rule
@@ -173,10 +181,30 @@ func New(snap *Snapshot, arrival Arrival, dial Dial, log *zap.Logger) *Session {
 // Run holds the conversation. It returns when both connections are closed and
 // the record has been written.
 func (s *Session) Run() {
-	defer s.finish()
+	over := make(chan struct{})
+	s.Start(func() { close(over) })
+	<-over
+}
+
+// Start is Run, but it may return earlier: when the session comes to rest, which
+// goes on by itself later. done is called when Run would return.
+func (s *Session) Start(done func()) {
+	s.done = done
+	s.act(func() bool { return s.connect() && s.introduce() })
+}
+
+// act is what one goroutine does of the conversation: all, or as far as it rests.
+func (s *Session) act(begin func() bool) {
+	rests := false
+	defer func() {
+		if !rests {
+			s.finish()
+			s.done()
+		}
+	}()
 	defer s.crashed()
-	if s.connect() && s.introduce() {
-		s.converse()
+	if begin() {
+		rests = s.converse()
 	}
 }
 
@@ -236,6 +264,7 @@ func (s *Session) Drain() {
 	s.ctl.Lock()
 	defer s.ctl.Unlock()
 	s.client.Interrupt()
+	s.rouse()
 }
 
 // Abort ends the session now, unless it waits for the reply to a message that
@@ -278,6 +307,7 @@ func (s *Session) abort() {
 	s.cancel()
 	s.ctl.Lock()
 	defer s.ctl.Unlock()
+	s.rouse()
 	s.client.Abort()
 	for _, c := range []*leg.Conn{s.upstream, s.spare} {
 		if c != nil {
