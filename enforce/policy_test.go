@@ -128,15 +128,14 @@ func TestWhatBindsAtMAILBindsAtEveryRCPT(t *testing.T) {
 	addr := rapid.SampledFrom([]*Address{{}, {Literal: true}, {Domain: "a.example"}, {Domain: "x.a.example"}, {Domain: "b.example"}, {Domain: "c.test"}})
 	rapid.Check(t, func(t *rapid.T) {
 		var rules []*compiled
-		p := &Policy{last: compile(Rule{Name: DefaultRule})}
 		for i := range rapid.IntRange(1, 5).Draw(t, "rules") {
 			r := compile(Rule{Name: fmt.Sprint(i), ToDomains: some(t, "to"), FromDomains: some(t, "from")})
 			if !r.Envelope() {
 				continue
 			}
 			rules = append(rules, r)
-			p.add(r)
 		}
+		p := newPolicy(rules, tls12)
 		c, sender, recipient := conn("10.0.0.1", "192.0.2.1"), addr.Draw(t, "sender"), addr.Draw(t, "recipient")
 		atRCPT := p.EnvelopeRule(c, sender, recipient, noon)
 		if atMAIL := p.EnvelopeRule(c, sender, nil, noon); atMAIL != nil && atMAIL != atRCPT {
@@ -175,10 +174,7 @@ func TestAHiddenRuleNeverDecides(t *testing.T) {
 		if !hides(first, second) {
 			return // nothing is claimed of these
 		}
-		p := &Policy{last: compile(Rule{Name: DefaultRule})}
-		p.add(first)
-		p.add(second)
-		p.add(p.last)
+		p := newPolicy([]*compiled{first, second}, tls12)
 		c := conn(client.Draw(t, "client"), "192.0.2.1")
 		if name(p.ConnectionRule(c, noon)) == "second" || name(p.EnvelopeRule(c, addr.Draw(t, "sender"), addr.Draw(t, "recipient"), noon)) == "second" {
 			t.Fatal("the hidden rule decides")
