@@ -242,7 +242,7 @@ func hides(r, s *compiled) bool {
 
 // coversDestinations reports whether every destination of s is one of r.
 func (r *compiled) coversDestinations(s *compiled) bool {
-	if !r.to.written && len(r.ToMXOf) == 0 || r.to.written && r.to.leavesNobodyOut() {
+	if !r.to.written && len(r.ToMXOf) == 0 || r.to.written && r.to.coversAll(&networkSet{}) {
 		return true
 	}
 	if !s.to.written && len(s.ToMXOf) == 0 || s.to.written && (!r.to.written || !r.to.coversAll(&s.to)) {
