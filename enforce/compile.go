@@ -220,6 +220,9 @@ func (r *compiled) mayMeet(s *compiled) bool {
 func (p *Policy) Watchers() map[string][]string {
 	found := map[string][]string{}
 	for _, w := range p.rules {
+		if w.Inspect != Watch {
+			continue
+		}
 		for _, e := range p.envelope {
 			if watching, _ := beside(w, e); watching == w {
 				found[w.Name] = append(found[w.Name], e.Name)
