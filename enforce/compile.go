@@ -46,49 +46,67 @@ func (e RuleError) Error() string { return e.ConfigKey() + ": " + e.Msg }
 func Compile(rules []Rule, floor uint16) (*Policy, []RuleError) {
 	floor = max(floor, tls.VersionTLS12)
 	all := make([]*compiled, len(rules))
-	var errs []RuleError
 	for i, r := range rules {
 		all[i] = compile(r)
-		c := &check{Rule: &r, index: i, floor: floor}
+	}
+	names, everyone := namesakes(rules), togetherForEveryone(all)
+	var errs []RuleError
+	for i := range rules {
+		c := &check{compiled: all[i], index: i, floor: floor}
 		c.run()
 		errs = append(errs, c.errs...)
+		errs = append(errs, names[i]...)
 		errs = append(errs, besideEarlier(all, i)...)
-		errs = append(errs, togetherForEveryone(all, i)...)
+		errs = append(errs, everyone[i]...)
 	}
 	if len(errs) > 0 {
 		return nil, errs
 	}
-
-	p := &Policy{floor: floor, last: compile(Rule{Name: DefaultRule, Auto: true})}
-	for _, r := range all {
-		p.add(r)
-	}
-	p.add(p.last)
-	return p, nil
+	return newPolicy(all, floor), nil
 }
 
-func (p *Policy) add(r *compiled) {
-	p.rules = append(p.rules, r)
-	if r.Envelope() {
-		p.envelope = append(p.envelope, r)
-	} else {
-		p.connection = append(p.connection, r)
-	}
-	for _, domain := range r.ToMXOf {
-		if !slices.Contains(p.mxOf, domain) {
-			p.mxOf = append(p.mxOf, domain)
+// newPolicy makes a policy of rules, to which it adds the built-in one and what
+// to_mx_of implies.
+func newPolicy(rules []*compiled, floor uint16) *Policy {
+	p := &Policy{floor: floor, last: compile(Rule{Name: DefaultRule, Auto: true})}
+	p.rules = append(slices.Clip(rules), p.last)
+	var connection, ofClients, ofIdentities []*compiled
+	named := map[string]bool{}
+	for _, r := range p.rules {
+		if r.Envelope() {
+			p.envelope = append(p.envelope, r)
+		} else {
+			connection = append(connection, r)
+		}
+		for _, domain := range r.ToMXOf {
+			if !named[domain] {
+				named[domain] = true
+				p.mxOf = append(p.mxOf, domain)
+			}
+		}
+		if r.twin != nil {
+			p.envelope = append(p.envelope, r.twin)
 		}
 	}
-	if twin := r.twin(); twin != nil {
-		p.envelope = append(p.envelope, twin)
+	for _, r := range p.envelope {
+		if r.ClientTLS != ClientAny {
+			ofClients = append(ofClients, r)
+		}
+		if r.ClientTLS == ClientVerified {
+			ofIdentities = append(ofIdentities, r)
+		}
 	}
+	p.atConnect = newIndex(connection, false, false)
+	p.atMail, p.atRcpt = newIndex(p.envelope, true, false), newIndex(p.envelope, true, true)
+	p.ofClients, p.ofIdentities = newIndex(ofClients, false, false), newIndex(ofIdentities, false, false)
+	return p
 }
 
-// twin is the same demand on recipients in the domains of to_mx_of, so that one
-// is refused at RCPT whose mail goes to an address that DNS did not show us. It
+// makeTwin gives the same demand on recipients in the domains of to_mx_of, so that
+// one is refused at RCPT whose mail goes to an address that DNS did not show us. It
 // has nothing that would come too late, or could weaken.
-func (r *compiled) twin() *compiled {
-	if len(r.ToMXOf) == 0 || r.TLS == Off {
+func (r *compiled) makeTwin() *compiled {
+	if r.TLS == Off {
 		return nil
 	}
 	t := r.Rule
@@ -99,16 +117,27 @@ func (r *compiled) twin() *compiled {
 	return compile(t)
 }
 
+// namesakes refuses each rule that has the name of one before it, by its number.
+func namesakes(rules []Rule) map[int][]RuleError {
+	errs, first := map[int][]RuleError{}, map[string]int{}
+	for i, r := range rules {
+		if r.Name == "" {
+			continue
+		}
+		j, taken := first[r.Name]
+		if !taken {
+			first[r.Name] = i
+			continue
+		}
+		errs[i] = []RuleError{{Rule: i, Key: "name", Other: j,
+			Msg: fmt.Sprintf("%q found, expected a name of its own: rule[%d] has this one", r.Name, j)}}
+	}
+	return errs
+}
+
 // besideEarlier checks rule i against those before it.
 func besideEarlier(rules []*compiled, i int) []RuleError {
 	var errs []RuleError
-	for j := range i {
-		if rules[j].Name != "" && rules[j].Name == rules[i].Name {
-			errs = append(errs, RuleError{Rule: i, Key: "name", Other: j,
-				Msg: fmt.Sprintf("%q found, expected a name of its own: rule[%d] has this one", rules[i].Name, j)})
-			break
-		}
-	}
 	for j := range i {
 		if hides(rules[j], rules[i]) {
 			errs = append(errs, RuleError{Rule: i, Other: j,
@@ -120,6 +149,9 @@ func besideEarlier(rules []*compiled, i int) []RuleError {
 		errs = append(errs, *e)
 	}
 	for j := range i {
+		if rules[i].Inspect != Watch && rules[j].Inspect != Watch {
+			continue
+		}
 		if w, e := beside(rules[i], rules[j]); w != nil && !w.Excepted() {
 			errs = append(errs, RuleError{Rule: i, Other: j,
 				Msg: fmt.Sprintf("%q watches TLS that passes through, and %q asks for more of mail that may take that way, expected owner and expires in %q, or another way for it", w.Name, e.Name, w.Name)})
@@ -132,11 +164,11 @@ func besideEarlier(rules []*compiled, i int) []RuleError {
 // recipients: neither may hide the other, for each is to hold.
 func besideTwins(rules []*compiled, i int) *RuleError {
 	for j := range i {
-		if twin := rules[j].twin(); twin != nil && hides(twin, rules[i]) {
+		if twin := rules[j].twin; twin != nil && hides(twin, rules[i]) {
 			return &RuleError{Rule: i, Other: j, Msg: fmt.Sprintf(
 				"%q can never match: to_mx_of of %q stands before it and decides for the same recipients, expected it before %q", rules[i].Name, rules[j].Name, rules[j].Name)}
 		}
-		if twin := rules[i].twin(); twin != nil && rules[j].Envelope() && hides(rules[j], twin) && twin.asksMoreThan(&rules[j].Rule) {
+		if twin := rules[i].twin; twin != nil && rules[j].Envelope() && hides(rules[j], twin) && twin.asksMoreThan(&rules[j].Rule) {
 			return &RuleError{Rule: i, Key: "to_mx_of", Other: j, Msg: fmt.Sprintf(
 				"%q stands before it, decides for the same recipients and asks for less, expected it behind %q", rules[j].Name, rules[i].Name)}
 		}
@@ -155,13 +187,13 @@ func (r *Rule) asksMoreThan(other *Rule) bool {
 // for more than that one can see to and may match the same connections; nil when
 // they are no such pair.
 func beside(a, b *compiled) (watching, stronger *compiled) {
-	for _, pair := range [][2]*compiled{{a, b}, {b, a}} {
+	for _, pair := range [...][2]*compiled{{a, b}, {b, a}} {
 		w, e := pair[0], pair[1]
 		if w.Inspect != Watch || w.Envelope() {
 			continue
 		}
-		if twin := e.twin(); twin != nil {
-			e = twin
+		if e.twin != nil {
+			e = e.twin
 		}
 		if e.Envelope() && e.asksFor(&w.Rule) && w.mayMeet(e) {
 			return w, e
@@ -180,7 +212,7 @@ func (r *Rule) asksFor(other *Rule) bool {
 // mayMeet reports whether the networks of two rules have anything in common. Of
 // to_mx_of nobody knows beforehand.
 func (r *compiled) mayMeet(s *compiled) bool {
-	return r.from.mayMeet(s.from) && (len(r.ToMXOf) > 0 || len(s.ToMXOf) > 0 || r.to.mayMeet(s.to))
+	return r.from.mayMeet(&s.from) && (len(r.ToMXOf) > 0 || len(s.ToMXOf) > 0 || r.to.mayMeet(&s.to))
 }
 
 // Watchers gives, for each rule that watches, the names of the rules of the
@@ -188,6 +220,9 @@ func (r *compiled) mayMeet(s *compiled) bool {
 func (p *Policy) Watchers() map[string][]string {
 	found := map[string][]string{}
 	for _, w := range p.rules {
+		if w.Inspect != Watch {
+			continue
+		}
 		for _, e := range p.envelope {
 			if watching, _ := beside(w, e); watching == w {
 				found[w.Name] = append(found[w.Name], e.Name)
@@ -204,19 +239,19 @@ func hides(r, s *compiled) bool {
 	return r.Envelope() == s.Envelope() && r.Expires.IsZero() &&
 		r.toDomains.coversAll(r.ToDomains, s.ToDomains) &&
 		r.fromDomains.coversAll(r.FromDomains, s.FromDomains) &&
-		r.from.coversAll(s.from) &&
+		r.from.coversAll(&s.from) &&
 		r.coversDestinations(s)
 }
 
 // coversDestinations reports whether every destination of s is one of r.
 func (r *compiled) coversDestinations(s *compiled) bool {
-	if len(r.to) == 0 && len(r.ToMXOf) == 0 || len(r.to) > 0 && r.to.leavesNobodyOut() {
+	if !r.to.written && len(r.ToMXOf) == 0 || r.to.written && r.to.coversAll(&networkSet{}) {
 		return true
 	}
-	if len(s.to) == 0 && len(s.ToMXOf) == 0 || len(s.to) > 0 && (len(r.to) == 0 || !r.to.coversAll(s.to)) {
+	if !s.to.written && len(s.ToMXOf) == 0 || s.to.written && (!r.to.written || !r.to.coversAll(&s.to)) {
 		return false
 	}
-	return !slices.ContainsFunc(s.ToMXOf, func(domain string) bool { return !slices.Contains(r.ToMXOf, domain) })
+	return !slices.ContainsFunc(s.ToMXOf, func(domain string) bool { return !r.mxOf[domain] })
 }
 
 // wrote reports whether key was written for r. A rule that was made in Go rather

@@ -9,7 +9,7 @@ import (
 
 // A check looks at one rule by itself.
 type check struct {
-	*Rule
+	*compiled
 	index int
 	floor uint16
 	errs  []RuleError
@@ -80,7 +80,7 @@ func (c *check) acting() {
 		c.fail("tls", "", `"off" `+late, beside)
 	}
 	for _, key := range []string{"server_name", "on_handshake_failure", "client_certificate", "client_starttls", "inspect"} {
-		if wrote(c.Rule, key) {
+		if wrote(&c.Rule, key) {
 			c.fail(key, "", late, beside)
 		}
 	}
@@ -93,7 +93,7 @@ func (c *check) off() {
 	}
 	for _, key := range []string{"verify", "names", "fingerprints", "ca", "min_version", "forward_secrecy",
 		"ciphers", "server_name", "revocation", "on_handshake_failure", "client_certificate"} {
-		if wrote(c.Rule, key) {
+		if wrote(&c.Rule, key) {
 			c.fail(key, "tls", `found beside tls = "off", expected one or the other: without TLS there is nothing that it could hold for`)
 		}
 	}
@@ -153,7 +153,7 @@ func (c *check) auto() {
 
 // unused refuses key where it was written and nothing looks at it.
 func (c *check) unused(key string, used bool, beside, by string) {
-	if wrote(c.Rule, key) && !used {
+	if wrote(&c.Rule, key) && !used {
 		c.fail(key, beside, "has no effect, expected only beside %s", by)
 	}
 }
@@ -171,7 +171,7 @@ func (c *check) versions() {
 }
 
 func (c *check) suites() {
-	if wrote(c.Rule, "ciphers") && c.TLS != Off && max(c.MinVersion, c.floor) >= tls.VersionTLS13 {
+	if wrote(&c.Rule, "ciphers") && c.TLS != Off && max(c.MinVersion, c.floor) >= tls.VersionTLS13 {
 		c.fail("ciphers", "min_version", `has no effect, expected only where TLS 1.2 is allowed: the suites of TLS 1.3 are not chosen by rules`)
 		return
 	}
@@ -187,7 +187,7 @@ func (c *check) suites() {
 
 func (c *check) client() {
 	c.unused("client_names", c.ClientTLS == ClientVerified, "client_tls", `client_tls = "verified"`)
-	if c.ClientTLS != ClientAny && meantForEveryone(c.Rule) {
+	if c.ClientTLS != ClientAny && c.meantForEveryone() {
 		c.fail("client_tls", "", `a demand of every client found, expected one scoped by from_networks, to_networks, from_domains or to_domains: `+publicServer)
 	}
 }
@@ -195,9 +195,9 @@ func (c *check) client() {
 // publicServer is why a demand on the client leg must leave somebody out.
 const publicServer = "a publicly referenced SMTP server MUST NOT require STARTTLS (RFC 3207 §4)"
 
-// meantForEveryone reports whether no matcher of the rule leaves anybody out.
-func meantForEveryone(r *Rule) bool {
-	return networkSet(r.FromNetworks).leavesNobodyOut() && networkSet(r.ToNetworks).leavesNobodyOut() && forAllDomains(r)
+// meantForEveryone reports whether no matcher of r leaves anybody out.
+func (r *compiled) meantForEveryone() bool {
+	return r.from.leavesNobodyOut() && r.to.leavesNobodyOut() && forAllDomains(&r.Rule)
 }
 
 // forAllDomains reports whether no matcher of the rule goes by domains.

@@ -150,6 +150,8 @@ func TestARuleHiddenByAnEarlierOneIsRefused(t *testing.T) {
 			{Name: "a", ToDomains: []string{"*"}}, {Name: "b", FromDomains: []string{"a.example"}}}, true},
 		{"every sender, before a rule for recipients", []Rule{
 			{Name: "a", FromDomains: []string{"*"}}, {Name: "b", ToDomains: []string{"a.example"}}}, true},
+		{"servers of the other family", []Rule{{Name: "v6", ToNetworks: networks("::/0")}, {Name: "some", ToNetworks: networks("192.0.2.0/24")}}, false},
+		{"every server there is, before an MX host", []Rule{{Name: "both", ToNetworks: networks("::/0", "0.0.0.0/0")}, {Name: "some", ToMXOf: []string{"a.example"}, TLS: Off}}, true},
 		{"one family only", []Rule{{Name: "v4", FromNetworks: networks("0.0.0.0/0")}, {Name: "all"}}, false},
 	} {
 		_, errs := Compile(c.rules, tls12)

@@ -1,54 +1,54 @@
 package enforce
 
-import "fmt"
+import (
+	"fmt"
+	"net/netip"
+	"sort"
+)
 
-// togetherForEveryone refuses rule i if it and those before it demand TLS of every
-// client between them, although each leaves somebody out: a demand that was split
-// in two halves is the same demand.
-func togetherForEveryone(rules []*compiled, i int) []RuleError {
-	if !demandsOfClients(rules[i]) || meantForEveryone(&rules[i].Rule) {
-		return nil
-	}
-	for _, by := range []struct{ split, rest func(*compiled) networkSet }{
+// togetherForEveryone refuses each rule with which those before it demand TLS of
+// every client between them, although each leaves somebody out: a demand that was
+// split in two halves is the same demand. It gives the errors by the rule's number.
+func togetherForEveryone(rules []*compiled) map[int][]RuleError {
+	errs := map[int][]RuleError{}
+	for _, by := range []struct{ split, rest func(*compiled) *networkSet }{
 		{(*compiled).clients, (*compiled).servers},
 		{(*compiled).servers, (*compiled).clients},
 	} {
-		if first := completes(rules, i, by.split, by.rest); first >= 0 {
-			return []RuleError{{Rule: i, Key: "client_tls", Other: first,
-				Msg: fmt.Sprintf("a demand of every client found, together with %q, expected one that leaves somebody out: %s", rules[first].Name, publicServer)}}
-		}
-	}
-	return nil
-}
-
-func (r *compiled) clients() networkSet { return r.from }
-func (r *compiled) servers() networkSet { return r.to }
-
-// completes gives the first of the rules before i whose networks leave nobody out
-// together with those of i, -1 when they do not. Only rules count that nothing else
-// narrows.
-func completes(rules []*compiled, i int, split, rest func(*compiled) networkSet) int {
-	var before, all networkSet
-	first := -1
-	for j, r := range rules[:i+1] {
-		if !demandsOfClients(r) || meantForEveryone(&r.Rule) || !rest(r).leavesNobodyOut() || !forAllDomains(&r.Rule) {
-			if j == i {
-				return -1
-			}
+		first, i := completes(rules, by.split, by.rest)
+		if first < 0 || errs[i] != nil {
 			continue
 		}
-		if first < 0 && j < i {
-			first = j
-		}
-		if j < i {
-			before = append(before, split(r)...)
-		}
-		all = append(all, split(r)...)
+		errs[i] = []RuleError{{Rule: i, Key: "client_tls", Other: first,
+			Msg: fmt.Sprintf("a demand of every client found, together with %q, expected one that leaves somebody out: %s", rules[first].Name, publicServer)}}
 	}
-	if first < 0 || before.leavesNobodyOut() || !all.leavesNobodyOut() {
-		return -1
-	}
-	return first
+	return errs
 }
 
-func demandsOfClients(r *compiled) bool { return r.ClientTLS != ClientAny }
+func (r *compiled) clients() *networkSet { return &r.from }
+func (r *compiled) servers() *networkSet { return &r.to }
+
+// completes gives the first of the rules whose networks leave nobody out together,
+// and the one that completes them; -1 when none does. Only rules count that nothing
+// else narrows.
+func completes(rules []*compiled, split, rest func(*compiled) *networkSet) (first, last int) {
+	var counted []int
+	for i, r := range rules {
+		if r.ClientTLS != ClientAny && !r.meantForEveryone() && rest(r).leavesNobodyOut() && forAllDomains(&r.Rule) {
+			counted = append(counted, i)
+		}
+	}
+	// More rules never leave out more.
+	n := sort.Search(len(counted), func(n int) bool {
+		var all []netip.Prefix
+		for _, i := range counted[:n+1] {
+			all = append(all, split(rules[i]).prefixes...)
+		}
+		together := newNetworkSet(all)
+		return len(all) > 0 && together.leavesNobodyOut()
+	})
+	if n == len(counted) {
+		return -1, -1
+	}
+	return counted[0], counted[n]
+}

@@ -1,6 +1,9 @@
 package enforce
 
-import "strings"
+import (
+	"iter"
+	"strings"
+)
 
 // anyDomain is the matcher entry that every path matches, the null reverse-path
 // and domain literals among them.
@@ -17,6 +20,9 @@ type domainSet struct {
 // newDomainSet takes entries as a Rule holds them: lower-case A-labels, "x",
 // "*.x" or "*".
 func newDomainSet(entries []string) domainSet {
+	if len(entries) == 0 {
+		return domainSet{}
+	}
 	s := domainSet{exact: map[string]struct{}{}, below: map[string]struct{}{}}
 	for _, e := range entries {
 		if e == anyDomain {
@@ -48,15 +54,27 @@ func (s domainSet) contains(a *Address) bool {
 
 // hasParentOf reports whether domain lies one or more labels below an entry.
 func (s domainSet) hasParentOf(domain string) bool {
-	for {
-		_, parent, ok := strings.Cut(domain, ".")
-		if !ok {
-			return false
-		}
+	if len(s.below) == 0 {
+		return false
+	}
+	for parent := range parents(domain) {
 		if _, ok := s.below[parent]; ok {
 			return true
 		}
-		domain = parent
+	}
+	return false
+}
+
+// parents gives the domains above domain, the nearest first.
+func parents(domain string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for {
+			_, parent, ok := strings.Cut(domain, ".")
+			if !ok || !yield(parent) {
+				return
+			}
+			domain = parent
+		}
 	}
 }
 

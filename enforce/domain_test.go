@@ -60,8 +60,8 @@ func TestADomainMatcherCoversAnother(t *testing.T) {
 	}
 }
 
-func networks(prefixes ...string) networkSet {
-	var s networkSet
+func networks(prefixes ...string) []netip.Prefix {
+	var s []netip.Prefix
 	for _, p := range prefixes {
 		s = append(s, netip.MustParsePrefix(p))
 	}
@@ -69,7 +69,7 @@ func networks(prefixes ...string) networkSet {
 }
 
 func TestANetworkMatcherMatches(t *testing.T) {
-	s := networks("10.0.0.0/8", "2001:db8::/32", "fe80::/10")
+	s := newNetworkSet(networks("10.0.0.0/8", "2001:db8::/32", "fe80::/10"))
 	for addr, want := range map[string]bool{
 		"10.1.2.3":         true,
 		"11.1.2.3":         false,
@@ -92,7 +92,7 @@ func TestANetworkMatcherMatches(t *testing.T) {
 
 func TestANetworkMatcherCoversAnother(t *testing.T) {
 	for _, c := range []struct {
-		mine, theirs networkSet
+		mine, theirs []netip.Prefix
 		want         bool
 	}{
 		{nil, nil, true},
@@ -108,7 +108,8 @@ func TestANetworkMatcherCoversAnother(t *testing.T) {
 		{networks("::/0"), networks("10.0.0.0/8"), false},
 		{networks("::/0"), networks("2001:db8::1/128"), true},
 	} {
-		if got := c.mine.coversAll(c.theirs); got != c.want {
+		mine, theirs := newNetworkSet(c.mine), newNetworkSet(c.theirs)
+		if got := mine.coversAll(&theirs); got != c.want {
 			t.Errorf("%v over %v: %v, want %v", c.mine, c.theirs, got, c.want)
 		}
 	}

@@ -14,15 +14,25 @@ import (
 // Rules are asked in the order of the file and the first that matches decides,
 // within its kind: one connection rule and at most one envelope rule bind. An
 // expired rule matches nothing, so that the next one decides.
+//
+// What it costs to ask does not grow with the number of rules, but for those that
+// speak of the same network or domain.
 type Policy struct {
-	floor      uint16
-	rules      []*compiled // in the order of the file; the built-in last one behind them
-	connection []*compiled // ends with the built-in one, which matches everything
-	envelope   []*compiled
-	last       *compiled
-	mxOf       []string // of all rules
-	holdFor    networkSet
-	verify     Verification
+	floor    uint16
+	rules    []*compiled // in the order of the file; the built-in last one behind them
+	envelope []*compiled
+	last     *compiled
+	mxOf     []string // of all rules
+
+	atConnect    *index // of the connection rules, the built-in one last
+	atMail       *index // of the envelope rules, whoever the recipient is
+	atRcpt       *index // of the envelope rules
+	ofClients    *index // of the envelope rules that demand TLS of a client, whoever sends to whom
+	ofIdentities *index // of those that demand a certificate
+
+	holdFor networkSet
+	verify  Verification
+	relays  networkSet // of verify
 }
 
 // compiled is a rule with its matchers in the form that is asked.
@@ -30,32 +40,43 @@ type compiled struct {
 	Rule
 	from, to               networkSet
 	fromDomains, toDomains domainSet
+	mxOf                   map[string]bool // the entries of to_mx_of
+	twin                   *compiled       // the same demand on recipients; nil: there is none
 }
 
 func compile(r Rule) *compiled {
-	return &compiled{
+	c := &compiled{
 		Rule:        r,
-		from:        r.FromNetworks,
-		to:          r.ToNetworks,
+		from:        newNetworkSet(r.FromNetworks),
+		to:          newNetworkSet(r.ToNetworks),
 		fromDomains: newDomainSet(r.FromDomains),
 		toDomains:   newDomainSet(r.ToDomains),
 	}
+	if len(r.ToMXOf) > 0 {
+		c.mxOf = make(map[string]bool, len(r.ToMXOf))
+		for _, domain := range r.ToMXOf {
+			c.mxOf[domain] = true
+		}
+		c.twin = c.makeTwin()
+	}
+	return c
 }
 
 func (r *compiled) expired(now time.Time) bool {
 	return !r.Expires.IsZero() && !now.Before(r.Expires)
 }
 
-// matchesNetworks reports whether r is in force and its network matchers hold.
-func (r *compiled) matchesNetworks(c Connection, now time.Time) bool {
+// matchesNetworks reports whether r is in force and its network matchers hold, for a
+// connection whose addresses are plain.
+func (r *compiled) matchesNetworks(c *Connection, now time.Time) bool {
 	return !r.expired(now) &&
-		(len(r.from) == 0 || r.from.contains(c.Client)) &&
-		(len(r.to) == 0 && len(r.ToMXOf) == 0 || r.to.contains(c.Upstream) || r.isMX(c))
+		(!r.from.written || r.from.has(c.Client)) &&
+		(!r.to.written && len(r.ToMXOf) == 0 || r.to.has(c.Upstream) || r.isMX(c))
 }
 
 // isMX reports whether the destination is an MX host of a domain in to_mx_of.
-func (r *compiled) isMX(c Connection) bool {
-	return slices.ContainsFunc(c.MXOf, func(domain string) bool { return slices.Contains(r.ToMXOf, domain) })
+func (r *compiled) isMX(c *Connection) bool {
+	return len(r.mxOf) > 0 && slices.ContainsFunc(c.MXOf, func(domain string) bool { return r.mxOf[domain] })
 }
 
 // Floor gives the lowest TLS version of either leg, such as tls.VersionTLS12.
@@ -85,10 +106,8 @@ func (p *Policy) EnvelopeRules() []*Rule {
 // never nil: where no rule of the file matches it is the built-in one, named
 // DefaultRule.
 func (p *Policy) ConnectionRule(c Connection, now time.Time) *Rule {
-	for _, r := range p.connection {
-		if r.matchesNetworks(c, now) {
-			return &r.Rule
-		}
+	if r := p.atConnect.first(c, nil, nil, now); r != nil {
+		return &r.Rule
 	}
 	return &p.last.Rule
 }
@@ -112,36 +131,28 @@ func (p *Policy) ConnectionRule(c Connection, now time.Time) *Rule {
 // A nil sender is one that nothing is known of; like the null reverse-path and a
 // domain literal it matches only rules without from_domains or with "*" there.
 func (p *Policy) EnvelopeRule(c Connection, sender, recipient *Address, now time.Time) *Rule {
-	for _, r := range p.envelope {
-		if !r.matchesNetworks(c, now) || len(r.FromDomains) > 0 && !r.fromDomains.contains(sender) {
-			continue
-		}
-		if len(r.ToDomains) == 0 {
-			return &r.Rule
-		}
-		if recipient == nil {
-			return nil
-		}
-		if r.toDomains.contains(recipient) {
-			return &r.Rule
-		}
+	if recipient != nil {
+		return p.atRcpt.first(c, sender, recipient, now).rule()
+	}
+	if r := p.atMail.first(c, sender, nil, now); r != nil && len(r.ToDomains) == 0 {
+		return &r.Rule
 	}
 	return nil
+}
+
+// rule gives what r was compiled of; nil for none.
+func (r *compiled) rule() *Rule {
+	if r == nil {
+		return nil
+	}
+	return &r.Rule
 }
 
 // RequestsClientCertificate reports whether the client of c is to be asked for a
 // certificate: whether its connection rule demands a verified one, or an envelope
 // rule does that could bind by its networks.
 func (p *Policy) RequestsClientCertificate(c Connection, now time.Time) bool {
-	if p.ConnectionRule(c, now).ClientTLS == ClientVerified {
-		return true
-	}
-	for _, r := range p.envelope {
-		if r.ClientTLS == ClientVerified && r.matchesNetworks(c, now) {
-			return true
-		}
-	}
-	return false
+	return p.ConnectionRule(c, now).ClientTLS == ClientVerified || p.ofIdentities.first(c, nil, nil, now) != nil
 }
 
 // HoldingFor gives the same policy with hold_for: networks whose clients are
@@ -149,14 +160,15 @@ func (p *Policy) RequestsClientCertificate(c Connection, now time.Time) bool {
 // The error is for networks that leave nobody out: that would demand TLS of
 // everyone (RFC 3207 §4). Of no policy (nil) comes none.
 func (p *Policy) HoldingFor(networks []netip.Prefix) (*Policy, error) {
-	if len(networks) > 0 && networkSet(networks).leavesNobodyOut() {
+	set := newNetworkSet(networks)
+	if set.written && set.leavesNobodyOut() {
 		return nil, errHoldForAll
 	}
 	if p == nil {
 		return nil, nil
 	}
 	with := *p
-	with.holdFor = networks
+	with.holdFor = set
 	return &with, nil
 }
 
@@ -169,15 +181,7 @@ func (p *Policy) HoldsFor(c Connection) bool { return p.holdFor.contains(c.Clien
 // hold_for contains it, or a rule that could bind by its networks demands TLS of
 // it. Nobody else is worth remembering.
 func (p *Policy) MayHold(c Connection, now time.Time) bool {
-	if p.HoldsFor(c) || p.ConnectionRule(c, now).ClientTLS != ClientAny {
-		return true
-	}
-	for _, r := range p.envelope {
-		if r.ClientTLS != ClientAny && r.matchesNetworks(c, now) {
-			return true
-		}
-	}
-	return false
+	return p.HoldsFor(c) || p.ConnectionRule(c, now).ClientTLS != ClientAny || p.ofClients.first(c, nil, nil, now) != nil
 }
 
 // A Verification is what holds for all rules alike about what is published and
@@ -195,7 +199,7 @@ func (p *Policy) Verifying(v Verification) *Policy {
 		return nil
 	}
 	with := *p
-	with.verify = v
+	with.verify, with.relays = v, newNetworkSet(v.Relays)
 	return &with
 }
 
@@ -210,7 +214,7 @@ func (p *Policy) Auto(c Connection) Auto {
 }
 
 // Relay reports whether a connection goes to a smart host.
-func (p *Policy) Relay(c Connection) bool { return networkSet(p.verify.Relays).contains(c.Upstream) }
+func (p *Policy) Relay(c Connection) bool { return p.relays.contains(c.Upstream) }
 
 // LogDowngrade is that of its Verification.
 func (p *Policy) LogDowngrade() bool { return p.verify.LogDowngrade }

@@ -128,15 +128,14 @@ func TestWhatBindsAtMAILBindsAtEveryRCPT(t *testing.T) {
 	addr := rapid.SampledFrom([]*Address{{}, {Literal: true}, {Domain: "a.example"}, {Domain: "x.a.example"}, {Domain: "b.example"}, {Domain: "c.test"}})
 	rapid.Check(t, func(t *rapid.T) {
 		var rules []*compiled
-		p := &Policy{last: compile(Rule{Name: DefaultRule})}
 		for i := range rapid.IntRange(1, 5).Draw(t, "rules") {
 			r := compile(Rule{Name: fmt.Sprint(i), ToDomains: some(t, "to"), FromDomains: some(t, "from")})
 			if !r.Envelope() {
 				continue
 			}
 			rules = append(rules, r)
-			p.add(r)
 		}
+		p := newPolicy(rules, tls12)
 		c, sender, recipient := conn("10.0.0.1", "192.0.2.1"), addr.Draw(t, "sender"), addr.Draw(t, "recipient")
 		atRCPT := p.EnvelopeRule(c, sender, recipient, noon)
 		if atMAIL := p.EnvelopeRule(c, sender, nil, noon); atMAIL != nil && atMAIL != atRCPT {
@@ -165,8 +164,11 @@ func TestAHiddenRuleNeverDecides(t *testing.T) {
 		return rapid.SliceOfNDistinct(rapid.SampledFrom(domains), 0, 2, rapid.ID[string]).Draw(t, label)
 	}
 	draw := func(t *rapid.T, name string) *compiled {
-		return compile(Rule{Name: name, ToDomains: some(t, "to"), FromDomains: some(t, "from"),
-			FromNetworks: networks(rapid.SliceOfNDistinct(rapid.SampledFrom(nets), 0, 3, rapid.ID[string]).Draw(t, "net")...)})
+		list := func(label string, of []string) []string {
+			return rapid.SliceOfNDistinct(rapid.SampledFrom(of), 0, 3, rapid.ID[string]).Draw(t, label)
+		}
+		return compile(Rule{Name: name, ToDomains: some(t, "to"), FromDomains: some(t, "from"), FromNetworks: networks(list("net", nets)...),
+			ToNetworks: networks(list("server", nets)...), ToMXOf: list("mx", []string{"a.example", "b.example"})})
 	}
 	addr := rapid.SampledFrom([]*Address{nil, {}, {Literal: true}, {Domain: "a.example"}, {Domain: "x.a.example"}, {Domain: "y.a.example"}, {Domain: "c.test"}})
 	client := rapid.SampledFrom([]string{"10.0.0.1", "10.0.0.2", "10.200.0.1", "11.0.0.1", "2001:db8::1"})
@@ -175,11 +177,10 @@ func TestAHiddenRuleNeverDecides(t *testing.T) {
 		if !hides(first, second) {
 			return // nothing is claimed of these
 		}
-		p := &Policy{last: compile(Rule{Name: DefaultRule})}
-		p.add(first)
-		p.add(second)
-		p.add(p.last)
-		c := conn(client.Draw(t, "client"), "192.0.2.1")
+		first.twin, second.twin = nil, nil
+		p := newPolicy([]*compiled{first, second}, tls12)
+		c := conn(client.Draw(t, "client"), client.Draw(t, "server"))
+		c.MXOf = rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a.example", "b.example"}), 0, 2, rapid.ID[string]).Draw(t, "mx of")
 		if name(p.ConnectionRule(c, noon)) == "second" || name(p.EnvelopeRule(c, addr.Draw(t, "sender"), addr.Draw(t, "recipient"), noon)) == "second" {
 			t.Fatal("the hidden rule decides")
 		}

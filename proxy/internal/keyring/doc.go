@@ -5,5 +5,6 @@
 // It takes part in no handshake and decides nothing about one: whether a chain
 // that did not verify matters is for a rule to say. It checks no name and no
 // revocation, follows no file that changes, and writes none: the keys that it
-// loads and those that it mints certificates with are in memory alone.
+// loads and those that it mints certificates with are in memory alone. What came of
+// a chain is kept there, too, as long as looking anew would say the same.
 package keyring

@@ -56,7 +56,7 @@ const maxFile = 16 << 20
 // certificate at all is no error; the Ring then has none to show. The time now
 // decides what Warnings says, and whether the authority is one.
 func Load(files Files, now time.Time) (*Ring, error) {
-	r := &Ring{named: map[string]*tls.Certificate{}, roots: map[string]*x509.CertPool{}}
+	r := &Ring{named: map[string]*tls.Certificate{}, roots: map[string]*x509.CertPool{}, subjects: map[string]map[string]bool{}}
 	var errs []error
 	for i, c := range files.Certificates {
 		key := fmt.Sprintf("tls.certificate[%d]", i)
@@ -84,7 +84,7 @@ func Load(files Files, now time.Time) (*Ring, error) {
 	if err != nil {
 		errs = append(errs, &FileError{"tls.trust.ca", err})
 	}
-	r.roots[""] = pool
+	r.trust("", pool)
 	if pool != nil && pool.Equal(x509.NewCertPool()) {
 		r.warnings = append(r.warnings, Warning{"tls.trust.ca", "the system has no roots: no chain will verify"})
 	}
@@ -93,12 +93,24 @@ func Load(files Files, now time.Time) (*Ring, error) {
 		if err != nil {
 			errs = append(errs, &FileError{fmt.Sprintf("rule[%d].ca", ca.Rule), err})
 		}
-		r.roots[ca.Path] = pool
+		r.trust(ca.Path, pool)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
 	return r, nil
+}
+
+// trust has pool be the roots called ca.
+func (r *Ring) trust(ca string, pool *x509.CertPool) {
+	r.roots[ca], r.subjects[ca] = pool, map[string]bool{}
+	if pool == nil {
+		return
+	}
+	//lint:ignore SA1019 on Linux those of the system are among them
+	for _, subject := range pool.Subjects() {
+		r.subjects[ca][string(subject)] = true
+	}
 }
 
 func loadTrust(ca string) (*x509.CertPool, error) {

@@ -13,8 +13,10 @@ type Ring struct {
 	shown    []*tls.Certificate // in the order of the configuration
 	names    []string           // of shown
 	named    map[string]*tls.Certificate
-	roots    map[string]*x509.CertPool // by path; "" are those of [tls.trust]
-	minter   *Minter                   // nil: there is no authority
+	roots    map[string]*x509.CertPool  // by path; "" are those of [tls.trust]
+	subjects map[string]map[string]bool // of roots, by the same, DER
+	chains   chains
+	minter   *Minter // nil: there is no authority
 	warnings []Warning
 }
 

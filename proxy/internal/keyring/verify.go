@@ -21,12 +21,31 @@ const maxChain = 10
 // is CertNotTrusted. The detail quotes the peer.
 //
 // Of a chain that verifies the one that was built is given, leaf to root: not all
-// that a peer shows belongs to it.
+// that a peer shows belongs to it. It must not be changed. Of several it is one that
+// verifies at that time.
+//
+// What came of a chain is kept for a while; what is said is what looking anew would
+// have.
 func (r *Ring) Verify(ca string, chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (enforce.ChainResult, []*x509.Certificate) {
 	if len(chain) == 0 {
 		return enforce.ChainResult{Reason: enforce.CertNotTrusted, Detail: "no certificate shown"}, nil
 	}
 	chain = chain[:min(len(chain), maxChain)]
+	now = now.Round(0) // a clock that is set is to be followed
+	key := keyOf(ca, chain, usage)
+	if j := r.chains.find(key, now); j != nil {
+		return j.result, j.built
+	}
+	result, built := r.verify(ca, chain, usage, now)
+	if j := r.judge(ca, chain, built, result, now); j != nil {
+		j.key = key
+		r.chains.keep(j)
+	}
+	return result, built
+}
+
+// verify is Verify for a chain that is neither empty nor too long, looked at anew.
+func (r *Ring) verify(ca string, chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (enforce.ChainResult, []*x509.Certificate) {
 	opts := x509.VerifyOptions{
 		Roots:         r.Roots(ca),
 		Intermediates: x509.NewCertPool(),

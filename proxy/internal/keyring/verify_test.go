@@ -47,7 +47,7 @@ func TestAChainVerifiesOrSaysWhatIsWrongWithIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const server, asClient = x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth
+	const asClient = x509.ExtKeyUsageClientAuth
 	for _, c := range []struct {
 		what   string
 		ca     string

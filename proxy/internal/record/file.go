@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"time"
@@ -38,8 +39,32 @@ func (f *file) change(opened *os.File) {
 	}
 }
 
-// Write writes a line, and before it what is owed from writes that failed.
-func (f *file) Write(p []byte) (int, error) {
+// Write writes whole lines, and before them what is owed from writes that failed. Of
+// lines that are cut short the one that is cut is lost, and those behind it are
+// written anew: whoever makes room meanwhile gets them. The error is the first.
+func (f *file) Write(p []byte) (written int, err error) {
+	for {
+		n, failed := f.writeOwed(p)
+		written += n
+		if failed == nil {
+			return written, err
+		}
+		if err == nil {
+			err = failed
+		}
+		whole := bytes.LastIndexByte(p[:n], '\n') + 1
+		end := bytes.IndexByte(p[whole:], '\n') + 1
+		if len(p[whole:]) > 0 {
+			f.lost++
+		}
+		if p = p[whole+end:]; end == 0 || len(p) == 0 {
+			return written, err
+		}
+	}
+}
+
+// writeOwed writes p and what is owed, and says how much of p was written.
+func (f *file) writeOwed(p []byte) (int, error) {
 	var owed []byte
 	if f.torn {
 		owed = append(owed, '\n')
@@ -59,10 +84,9 @@ func (f *file) Write(p []byte) (int, error) {
 	if n >= len(owed) {
 		f.lost = 0 // that much was said
 	}
-	if len(p) > 0 {
-		f.lost++
+	if n > 0 {
+		f.torn = text[n-1] != '\n'
 	}
-	f.torn = n > 0 && n != len(owed) || n == 0 && f.torn
 	return max(0, n-len(owed)), err
 }
 
@@ -95,11 +119,15 @@ type sink struct {
 	file  *file
 }
 
-func newSink(f *file) *sink { return &sink{queue{lost: f.miss}, f} }
+func newSink(f *file) *sink {
+	s := &sink{file: f}
+	s.queue.lost = f.miss
+	s.queue.write = func(lines []byte) { f.Write(lines) } // which counts what it loses
+	return s
+}
 
 func (s *sink) Write(line []byte) (int, error) {
-	kept := append([]byte(nil), line...)
-	s.queue.add(len(kept), func() { s.file.Write(kept) }) // which counts what it loses
+	s.queue.addLine(line)
 	return len(line), nil
 }
 

@@ -83,12 +83,15 @@ func (l *Log) Reopen() error {
 var encoding = zapcore.EncoderConfig{
 	TimeKey: "time", LevelKey: "level", MessageKey: "msg", NameKey: "logger",
 	EncodeTime: func(t time.Time, enc zapcore.PrimitiveArrayEncoder) {
-		enc.AppendString(t.UTC().Format("2006-01-02T15:04:05.000Z07:00"))
+		inMilliseconds(t.UTC(), enc)
 	},
 	EncodeLevel:    zapcore.LowercaseLevelEncoder,
 	EncodeDuration: zapcore.StringDurationEncoder,
 	EncodeName:     zapcore.FullNameEncoder,
 }
+
+// inMilliseconds writes into the encoder's own memory, where that can be.
+var inMilliseconds = zapcore.TimeEncoderOfLayout("2006-01-02T15:04:05.000Z07:00")
 
 // consoleEncoder shows a record as a line for people; anything else as zap does.
 type consoleEncoder struct{ zapcore.Encoder }

@@ -2,6 +2,8 @@ package record
 
 import (
 	"encoding/hex"
+	"net/netip"
+	"sync"
 	"time"
 
 	"go.uber.org/zap/zapcore"
@@ -9,6 +11,9 @@ import (
 	"postern/enforce"
 	"postern/smtpwire/tlshello"
 )
+
+// What follows is read through pointers into the Record that has it: a value, or a
+// function, would be put into memory of its own to be handed to the encoder.
 
 // object adds to an encoder what has something to say.
 type object struct{ enc zapcore.ObjectEncoder }
@@ -19,29 +24,86 @@ func (o object) str(key, value string) {
 	}
 }
 
-func (o object) strs(key string, values []string) {
-	if len(values) > 0 {
-		o.enc.AddArray(key, list(values))
+func (o object) strs(key string, values *[]string) {
+	if len(*values) > 0 {
+		o.enc.AddArray(key, (*list)(values))
 	}
 }
 
-func (o object) obj(key string, fields func(object)) {
-	o.enc.AddObject(key, zapcore.ObjectMarshalerFunc(func(enc zapcore.ObjectEncoder) error {
-		fields(object{enc})
-		return nil
-	}))
+// sum adds a digest in hexadecimal.
+func (o object) sum(key string, digest *[32]byte) {
+	room := rooms.Get().(*room)
+	hex.Encode(room[:], digest[:])
+	o.enc.AddByteString(key, room[:])
+	rooms.Put(room)
 }
+
+// at adds a time, to the second and in UTC.
+func (o object) at(key string, t time.Time) {
+	room := rooms.Get().(*room)
+	o.enc.AddByteString(key, t.UTC().AppendFormat(room[:0], time.RFC3339))
+	rooms.Put(room)
+}
+
+func (o object) addr(key string, a netip.Addr) {
+	room := rooms.Get().(*room)
+	o.enc.AddByteString(key, a.AppendTo(room[:0]))
+	rooms.Put(room)
+}
+
+// A room is where a word is put together, long enough for a digest in hexadecimal
+// and for any address or time.
+type room [64]byte
+
+var rooms = sync.Pool{New: func() any { return new(room) }}
 
 type list []string
 
-func (l list) MarshalLogArray(enc zapcore.ArrayEncoder) error {
-	for _, s := range l {
+// MarshalLogArray implements zapcore.ArrayMarshaler.
+func (l *list) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for _, s := range *l {
 		enc.AppendString(s)
 	}
 	return nil
 }
 
-func (l Leg) marshal(o object, client bool) {
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (p *Peer) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	o := object{enc}
+	if p.Address.IsValid() {
+		o.addr("address", p.Address.Addr())
+		enc.AddUint16("port", p.Address.Port())
+	}
+	o.str("helo", p.Helo)
+	o.str("banner", p.Banner)
+	return nil
+}
+
+// octets are those of a Record's client leg.
+type octets Record
+
+func (r *octets) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddInt64("in", r.In)
+	enc.AddInt64("out", r.Out)
+	return nil
+}
+
+type (
+	clientLeg   Leg
+	upstreamLeg Leg
+)
+
+func (l *clientLeg) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	(*Leg)(l).marshal(object{enc}, true)
+	return nil
+}
+
+func (l *upstreamLeg) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	(*Leg)(l).marshal(object{enc}, false)
+	return nil
+}
+
+func (l *Leg) marshal(o object, client bool) {
 	o.str("state", l.State.String())
 	if l.Version != 0 {
 		o.str("version", tlshello.VersionName(l.Version))
@@ -53,15 +115,19 @@ func (l Leg) marshal(o object, client bool) {
 		o.str("group", tlshello.GroupName(l.Group))
 	}
 	o.str("sni", l.SNI)
-	o.strs("offered_versions", names(l.OfferedVersions, tlshello.VersionName))
-	o.strs("offered_ciphers", names(l.OfferedCiphers, tlshello.CipherName))
+	if len(l.OfferedVersions) > 0 {
+		o.enc.AddArray("offered_versions", (*versions)(&l.OfferedVersions))
+	}
+	if len(l.OfferedCiphers) > 0 {
+		o.enc.AddArray("offered_ciphers", (*suites)(&l.OfferedCiphers))
+	}
 	done := l.State == enforce.StateOK || l.State == enforce.StateWatched
 	if done && !client {
 		o.enc.AddBool("resumed", l.Resumed)
 		o.enc.AddBool("forward_secrecy", l.ForwardSecrecy)
 	}
 	if l.Certificate != nil {
-		o.obj("certificate", l.Certificate.marshal)
+		o.enc.AddObject("certificate", l.Certificate)
 	}
 	if l.State == enforce.StateOK && !client || done && l.Certificate != nil {
 		o.enc.AddBool("verified", l.Verified)
@@ -72,62 +138,89 @@ func (l Leg) marshal(o object, client bool) {
 	o.str("mta_sts", l.MTASTS)
 	o.str("stripped_by", l.StrippedBy)
 	if l.Replaced != nil {
-		o.obj("replaced", func(o object) { l.Replaced.marshal(o, false) })
+		o.enc.AddObject("replaced", (*upstreamLeg)(l.Replaced))
 	}
 	o.str("failure", l.Failure)
-	if h := l.Hold; h != nil {
-		o.obj("hold", func(o object) {
-			o.str("offered", tlshello.VersionName(h.Offered))
-			o.str("since", h.Since.UTC().Format(time.RFC3339))
-			o.str("until", h.Until.UTC().Format(time.RFC3339))
-			o.enc.AddInt("refused", h.Refused)
-		})
+	if l.Hold != nil {
+		o.enc.AddObject("hold", (*hold)(l.Hold))
 	}
 }
 
-func names(values []uint16, name func(uint16) string) []string {
-	const most = 64 // a ClientHello may list thousands
-	out := make([]string, 0, min(len(values), most))
-	for _, v := range values[:min(len(values), most)] {
-		out = append(out, name(v))
-	}
-	return out
+type hold enforce.Hold
+
+func (h *hold) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	o := object{enc}
+	o.str("offered", tlshello.VersionName(h.Offered))
+	o.at("since", h.Since)
+	o.at("until", h.Until)
+	enc.AddInt("refused", h.Refused)
+	return nil
 }
 
-func (c *Certificate) marshal(o object) {
+type (
+	versions []uint16
+	suites   []uint16
+)
+
+// mostOffered bounds what is named of a list: a ClientHello may have thousands.
+const mostOffered = 64
+
+func (v *versions) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for _, one := range (*v)[:min(len(*v), mostOffered)] {
+		enc.AppendString(tlshello.VersionName(one))
+	}
+	return nil
+}
+
+func (s *suites) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for _, one := range (*s)[:min(len(*s), mostOffered)] {
+		enc.AppendString(tlshello.CipherName(one))
+	}
+	return nil
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (c *Certificate) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	o := object{enc}
 	o.str("subject", c.Subject)
 	o.str("issuer", c.Issuer)
-	o.strs("names", c.Names)
-	o.strs("chain", c.Chain)
-	o.str("sha256", hex.EncodeToString(c.SHA256[:]))
-	o.str("spki_sha256", hex.EncodeToString(c.SPKISHA256[:]))
-	o.str("not_before", c.NotBefore.UTC().Format(time.RFC3339))
-	o.str("not_after", c.NotAfter.UTC().Format(time.RFC3339))
+	o.strs("names", &c.Names)
+	o.strs("chain", &c.Chain)
+	o.sum("sha256", &c.SHA256)
+	o.sum("spki_sha256", &c.SPKISHA256)
+	o.at("not_before", c.NotBefore)
+	o.at("not_after", c.NotAfter)
 	o.str("key", c.Key)
+	return nil
 }
 
-type failures []enforce.Failure
+type (
+	failures []enforce.Failure
+	failure  enforce.Failure
+)
 
-func (f failures) MarshalLogArray(enc zapcore.ArrayEncoder) error {
-	for _, one := range f {
-		enc.AppendObject(zapcore.ObjectMarshalerFunc(func(enc zapcore.ObjectEncoder) error {
-			o := object{enc}
-			o.str("reason", string(one.Reason))
-			o.str("detail", Quote(one.Detail, 200))
-			o.str("rule", one.Rule)
-			if one.Logged {
-				enc.AddBool("logged", true)
-			}
-			return nil
-		}))
+func (f *failures) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for i := range *f {
+		enc.AppendObject((*failure)(&(*f)[i]))
+	}
+	return nil
+}
+
+func (f *failure) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	o := object{enc}
+	o.str("reason", string(f.Reason))
+	o.str("detail", Quote(f.Detail, 200))
+	o.str("rule", f.Rule)
+	if f.Logged {
+		enc.AddBool("logged", true)
 	}
 	return nil
 }
 
 type transactions []*Transaction
 
-func (t transactions) MarshalLogArray(enc zapcore.ArrayEncoder) error {
-	for _, one := range t {
+func (t *transactions) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for _, one := range *t {
 		enc.AppendObject(one)
 	}
 	return nil
@@ -137,10 +230,10 @@ func (t transactions) MarshalLogArray(enc zapcore.ArrayEncoder) error {
 func (t *Transaction) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	o := object{enc}
 	enc.AddString("mail_domain", t.MailDomain)
-	o.strs("rcpt_domains", t.RcptDomains)
+	o.strs("rcpt_domains", &t.RcptDomains)
 	enc.AddInt("accepted", t.Accepted)
 	if len(t.Refused) > 0 {
-		enc.AddArray("refused", refused(t.Refused))
+		enc.AddArray("refused", (*refused)(&t.Refused))
 	}
 	enc.AddInt64("bytes", t.Bytes)
 	o.str("reply", t.Reply)
@@ -149,16 +242,19 @@ func (t *Transaction) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 
 type refused []Refused
 
-func (r refused) MarshalLogArray(enc zapcore.ArrayEncoder) error {
-	for _, one := range r {
-		enc.AppendObject(zapcore.ObjectMarshalerFunc(func(enc zapcore.ObjectEncoder) error {
-			o := object{enc}
-			enc.AddString("domain", one.Domain)
-			o.str("rule", one.Rule)
-			o.str("reason", string(one.Reason))
-			o.str("reply", one.Reply)
-			return nil
-		}))
+func (r *refused) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for i := range *r {
+		enc.AppendObject(&(*r)[i])
 	}
+	return nil
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (r *Refused) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	o := object{enc}
+	enc.AddString("domain", r.Domain)
+	o.str("rule", r.Rule)
+	o.str("reason", string(r.Reason))
+	o.str("reply", r.Reply)
 	return nil
 }

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
@@ -153,4 +155,91 @@ func TestTheJournalIsToldOfWhatItDidNotTake(t *testing.T) {
 	if want := []string{lostMessage + "2", "three"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
+}
+
+// Lines that come in quick succession are written together, each whole and in their
+// order; one that comes after a silence waits for nothing.
+func TestLinesThatComeInQuickSuccessionAreWrittenTogether(t *testing.T) {
+	var got []byte
+	writes, first := 0, make(chan struct{})
+	q := &queue{lost: func(n int) { t.Errorf("%d lines lost", n) }, write: func(lines []byte) {
+		if writes++; writes == 1 {
+			close(first)
+		}
+		if len(lines) > writeLimit || lines[len(lines)-1] != '\n' {
+			t.Errorf("%d octets are written, ending in %q", len(lines), lines[len(lines)-1])
+		}
+		got = append(got, lines...)
+	}}
+	const most = 20000
+	var want []byte
+	line := []byte("first\n")
+	q.addLine(line)
+	within(t, "the first line", func() { <-first })
+	want = append(want, "first\n"...)
+	for n := range most {
+		line = fmt.Appendf(line[:0], "%d %100d\n", n, n)
+		q.addLine(line)
+		want = append(want, line...)
+	}
+	if err := q.wait(func() {}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d octets are written of %d, or in another order", len(got), len(want))
+	}
+	if writes > most/10 {
+		t.Errorf("%d writes for %d lines", writes, most)
+	}
+}
+
+// And so they are where each is written before the next comes.
+func TestLinesWaitAMomentForTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var writes []time.Time
+		q := &queue{write: func([]byte) { writes = append(writes, time.Now()) }}
+		for range 100 {
+			q.addLine([]byte("line\n"))
+			synctest.Wait()
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(2 * gather)
+		synctest.Wait()
+		for i := range writes[1:] {
+			if d := writes[i+1].Sub(writes[i]); d < gather {
+				t.Errorf("%v between two writes", d)
+			}
+		}
+		if most := 2 + 100*time.Millisecond/gather; len(writes) > int(most) || len(writes) < int(most)-4 {
+			t.Errorf("%d writes", len(writes))
+		}
+	})
+}
+
+// What is to be done to the log is done in its turn among the lines, and does not wait
+// for more of them.
+func TestAnOrderlyEndWaitsForNoFurtherLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var done []string
+		q := &queue{write: func(lines []byte) { done = append(done, string(lines)) }}
+		for _, line := range []string{"a", "b"} {
+			q.addLine([]byte(line))
+			synctest.Wait()
+		}
+		begun := time.Now()
+		q.wait(func() { done = append(done, "end") })
+		if waited := time.Since(begun); waited > 0 || !slices.Equal(done, []string{"a", "b", "end"}) {
+			t.Errorf("%q, after %v", done, waited)
+		}
+		q.addLine([]byte("c"))
+		time.Sleep(gather) // and when nothing comes its goroutine ends
+		synctest.Wait()
+		time.Sleep(gather)
+		synctest.Wait()
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.working || len(done) != 4 {
+			t.Errorf("%q, and it goes on: %v", done, q.working)
+		}
+	})
 }

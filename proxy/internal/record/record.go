@@ -161,8 +161,8 @@ func (r *Record) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	o.str("session", r.Session)
 	o.str("mode", r.Mode)
 	enc.AddUint64("generation", r.Generation)
-	o.obj("client", func(o object) { r.Client.marshal(o) })
-	o.obj("upstream", func(o object) { r.Upstream.marshal(o) })
+	enc.AddObject("client", &r.Client)
+	enc.AddObject("upstream", &r.Upstream)
 	o.str("interface", r.Interface)
 	o.str("rule", r.Rule)
 	o.str("verdict", r.Verdict.String())
@@ -171,28 +171,16 @@ func (r *Record) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	o.str("stage", r.Stage.String())
 	o.str("tls", r.TLS)
 	if len(r.Failures) > 1 || len(r.Failures) == 1 && r.Failures[0].Logged {
-		enc.AddArray("failures", failures(r.Failures))
+		enc.AddArray("failures", (*failures)(&r.Failures))
 	}
-	o.obj("client_tls", func(o object) { r.ClientTLS.marshal(o, true) })
-	o.obj("upstream_tls", func(o object) { r.UpstreamTLS.marshal(o, false) })
-	enc.AddArray("transactions", transactions(r.Transactions))
+	enc.AddObject("client_tls", (*clientLeg)(&r.ClientTLS))
+	enc.AddObject("upstream_tls", (*upstreamLeg)(&r.UpstreamTLS))
+	enc.AddArray("transactions", (*transactions)(&r.Transactions))
 	if r.omitted > 0 {
 		enc.AddInt("omitted", r.omitted)
 	}
-	o.obj("bytes", func(o object) {
-		o.enc.AddInt64("in", r.In)
-		o.enc.AddInt64("out", r.Out)
-	})
+	enc.AddObject("bytes", (*octets)(r))
 	enc.AddFloat64("duration_ms", float64(r.Duration.Microseconds())/1000)
 	o.str("end", r.End)
 	return nil
-}
-
-func (p Peer) marshal(o object) {
-	if p.Address.IsValid() {
-		o.str("address", p.Address.Addr().String())
-		o.enc.AddUint16("port", p.Address.Port())
-	}
-	o.str("helo", p.Helo)
-	o.str("banner", p.Banner)
 }
