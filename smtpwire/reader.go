@@ -61,11 +61,14 @@ func (r *Reader) PeekContent(size int) ([]byte, error) {
 	return r.buf[r.r:r.w], nil
 }
 
-// Gather reads once more behind what is buffered, if there is room for another
-// ContentBuffer, and reports whether anything came. It is for a source that just
-// now does not wait; an error of it comes again when it may.
+// Gather reads once more behind what is buffered, as far as there is room, and
+// reports whether anything came. It is for a source that just now does not wait; an
+// error of it comes again when it may.
 func (r *Reader) Gather() bool {
-	if len(r.buf)-r.w < ContentBuffer {
+	if r.r == r.w {
+		r.r, r.w = 0, 0
+	}
+	if r.w == len(r.buf) {
 		return false
 	}
 	n, _ := r.src.Read(r.buf[r.w:])

@@ -111,7 +111,23 @@ func (c *Conn) Rested() bool {
 }
 
 // HasLine reports whether the next ReadLine can be answered without waiting.
-func (c *Conn) HasLine() bool { return c.read.HasLine() }
+func (c *Conn) HasLine() bool {
+	return c.read.HasLine() || c.gather() && c.read.HasLine()
+}
+
+// gather reads what has come of further TLS records already, so that what they hold
+// is passed on together. It reports whether there was anything.
+func (c *Conn) gather() (more bool) {
+	if c.under == nil {
+		return false
+	}
+	c.under.dry = true
+	for c.read.Gather() {
+		more = true
+	}
+	c.under.dry = false
+	return more
+}
 
 // ReadCommand waits up to timeout for a command line of at most limit octets.
 // Besides the errors of smtpwire it returns ErrInterrupted, once for each
@@ -227,11 +243,7 @@ func (c *Conn) peekContent() (content []byte, err error) {
 	if content, err = c.read.PeekContent(size); err != nil {
 		return nil, err
 	}
-	if c.under != nil && c.under.ahead != nil {
-		c.under.dry = true
-		for c.under.ahead != nil && c.read.Gather() {
-		}
-		c.under.dry = false
+	if c.gather() {
 		content, err = c.read.PeekContent(size)
 	}
 	c.contentSeen += int64(len(content))
@@ -281,14 +293,17 @@ func (c *Conn) Write(p []byte) error {
 	if c.failed != nil {
 		return c.failed
 	}
-	if len(p) >= atOnce {
-		if err := c.Flush(); err != nil {
-			return err
-		}
+	if c.pending == nil && len(p) >= atOnce {
 		return c.send(p)
 	}
 	if c.pending == nil {
 		c.pending = gatherings.Get().(*gathered)
+	}
+	if len(p) > len(c.pending.octets)-c.pending.n {
+		if err := c.Flush(); err != nil {
+			return err
+		}
+		return c.send(p)
 	}
 	c.pending.n += copy(c.pending.octets[c.pending.n:], p)
 	if c.pending.n >= flushAt {

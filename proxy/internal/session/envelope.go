@@ -220,10 +220,34 @@ func address(path smtpwire.Path) (a enforce.Address, shown string, err error) {
 	if path.Literal {
 		return enforce.Address{Literal: true}, record.Quote(path.Domain, 128), nil
 	}
-	domain, err := domains.ToASCII(strings.TrimSuffix(path.Domain, "."))
+	domain := strings.TrimSuffix(path.Domain, ".")
+	if !plainDomain(domain) {
+		domain, err = domains.ToASCII(domain)
+	}
 	if err != nil || len(domain) > 253 || path.Domain != "" && domain == "" {
 		return a, "", smtpwire.SyntaxError("domain is not valid")
 	}
 	domain = strings.ToLower(domain)
 	return enforce.Address{Domain: domain}, domain, nil
+}
+
+// plainDomain reports whether a domain is one already that ToASCII could only put
+// into lower case: labels of letters, digits and hyphens, none an A-label.
+func plainDomain(domain string) bool {
+	start := true
+	for i := range len(domain) {
+		switch c := domain[i]; {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
+			start = false
+		case c == '-' && !start:
+			if i > 0 && domain[i-1] == '-' {
+				return false // it may be an A-label
+			}
+		case c == '.' && !start && domain[i-1] != '-':
+			start = true
+		default:
+			return false
+		}
+	}
+	return !start && domain[len(domain)-1] != '-'
 }
