@@ -58,6 +58,7 @@ var (
 	dotCRLF = []byte(".\r\n")
 	stuffed = []byte("..\r\n")
 	justCR  = []byte("\r")
+	justLF  = []byte("\n")
 	justDot = []byte(".")
 	twoDots = []byte("..")
 )
@@ -147,44 +148,57 @@ func (c *Content) scan(p []byte) (out []byte, n int, done bool, err error) {
 
 const (
 	// lineWindow is how far ahead the end of a line is looked for, in octets, and
-	// cleanWindow how many are looked through for bare CRs at once. Without the
-	// limits a sender of bare newlines would have everything behind each of them
-	// looked through again.
+	// cleanWindow how many are found clean or not at once. Without the limits a
+	// sender of bare newlines would have everything behind each of them looked
+	// through again.
 	lineWindow  = 1 << 10
-	cleanWindow = 512
+	cleanWindow = 4 << 10
 )
 
 // clean passes over the whole lines that p begins with and in which there is
 // nothing to look at, and returns how many octets they are. It is what nearly all
-// content is, and so has to be quick: each line's end is looked for, and then, over
-// several of them at once, whether there are more CRs than line ends.
+// content is, and so has to be quick. Most lines of a long message are as long as
+// the one before: where one has its CRLF there, that is believed, until it is seen
+// over many lines at once whether there are more CRs or LFs than lines.
 func (c *Content) clean(p []byte) int {
-	i, sure, lines := 0, 0, 0
+	i, sure, lines, length := 0, 0, 0, 0
 	atStart := c.state == lineStart
 	for i < len(p) {
 		if atStart && p[i] == '.' && (len(p)-i < 2 || p[i+1] == '\r' || p[i+1] == '\n' || p[i+1] == 0) {
 			break
 		}
-		lf := bytes.IndexByte(p[i:min(len(p), i+lineWindow)], '\n')
-		if lf < 1 || p[i+lf-1] != '\r' {
-			break
+		end := i + length
+		if length < 2 || end > len(p) || p[end-1] != '\n' || p[end-2] != '\r' {
+			length = bytes.IndexByte(p[i:min(len(p), i+lineWindow)], '\n') + 1
+			end = i + length
+			if length < 2 || p[end-2] != '\r' {
+				break
+			}
 		}
-		i += lf + 1
+		i = end
 		lines++
 		atStart = true
 		if i-sure >= cleanWindow {
-			if bytes.Count(p[sure:i], justCR) != lines {
-				c.dirty = i
+			if !c.hasLines(p[sure:i], lines) {
 				return c.passed(sure)
 			}
 			sure, lines = i, 0
 		}
 	}
-	if bytes.Count(p[sure:i], justCR) != lines {
-		c.dirty = i
+	if !c.hasLines(p[sure:i], lines) {
 		return c.passed(sure)
 	}
 	return c.passed(i)
+}
+
+// hasLines reports whether p is so many lines and no CR or LF besides; if not it is
+// to be looked at octet by octet.
+func (c *Content) hasLines(p []byte, lines int) bool {
+	if bytes.Count(p, justCR) == lines && bytes.Count(p, justLF) == lines {
+		return true
+	}
+	c.dirty = len(p)
+	return false
 }
 
 // passed notes that so many octets of whole lines were.

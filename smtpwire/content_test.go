@@ -3,6 +3,7 @@ package smtpwire
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -163,6 +164,24 @@ func TestPassedContentHasOneEndForEveryServer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := []byte(rapid.StringOf(rapid.SampledFrom([]rune{'\r', '\n', '.', 'a', 0})).Draw(t, "in") + "\r\n.\r\n")
 		checkUnchanged(t, in, rapid.IntRange(1, len(in)).Draw(t, "size"))
+	})
+}
+
+// Long content of lines that are mostly of one length, as attachments are, with
+// what must not be overlooked strewn in.
+func TestWhatStandsInLongContentIsFound(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		line := strings.Repeat("x", rapid.IntRange(0, 80).Draw(t, "length")) + "\r\n"
+		odd := rapid.SliceOfN(rapid.SampledFrom([]string{"\n", "\r", ".\r\n", "..\r\n", "\r\n", "a\nb\r\n", "a\rb\r\n", ".\n", "x\r\n.\r\n", "\n\r\n", "y"}), 0, 6).Draw(t, "odd")
+		var in strings.Builder
+		for _, o := range odd {
+			in.WriteString(strings.Repeat(line, rapid.IntRange(0, 150).Draw(t, "lines")))
+			in.WriteString(o)
+		}
+		in.WriteString(strings.Repeat(line, rapid.IntRange(0, 150).Draw(t, "last")) + "\r\n.\r\n")
+		size := rapid.SampledFrom([]int{512, 4096, 16384, 65536}).Draw(t, "size")
+		checkNormalized(t, []byte(in.String()), size)
+		checkUnchanged(t, []byte(in.String()), size)
 	})
 }
 
