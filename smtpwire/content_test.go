@@ -176,10 +176,10 @@ func TestWhatStandsInLongContentIsFound(t *testing.T) {
 		var in strings.Builder
 		for _, o := range odd {
 			in.WriteString(strings.Repeat(line, rapid.IntRange(0, 150).Draw(t, "lines")))
-			in.WriteString(o)
 			if at := rapid.IntRange(-1, len(line)-3).Draw(t, "within"); at >= 0 { // a line of the same length
 				in.WriteString(line[:at] + rapid.SampledFrom([]string{"\n", "\r", "."}).Draw(t, "what") + line[at+1:])
 			}
+			in.WriteString(o)
 		}
 		in.WriteString(strings.Repeat(line, rapid.IntRange(0, 150).Draw(t, "last")) + "\r\n.\r\n")
 		size := rapid.SampledFrom([]int{512, 4096, 16384, 65536}).Draw(t, "size")
