@@ -238,7 +238,7 @@ func (c *Conn) peekContent() (content []byte, err error) {
 		size = smtpwire.FlowBuffer
 	}
 	if c.under != nil {
-		c.under.flowing = flowing
+		c.under.flow(flowing)
 	}
 	if content, err = c.read.PeekContent(size); err != nil {
 		return nil, err
@@ -257,7 +257,7 @@ func (c *Conn) Advance(n int) { c.read.Advance(n) }
 func (c *Conn) EndContent() {
 	c.content = false
 	if c.under != nil {
-		c.under.flowing = false
+		c.under.flow(false)
 	}
 	c.read.Shrink()
 }

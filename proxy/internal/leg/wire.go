@@ -1,7 +1,6 @@
 package leg
 
 import (
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -9,21 +8,18 @@ import (
 )
 
 // A wire is the socket under TLS. While a handshake runs it is looked at; while
-// message content flows it is read and written in pieces larger than a record, for
-// what costs most of passing a record on is telling the kernel.
+// message content flows records are read as long as there are any, and written
+// together, for what costs most of passing one on is telling the kernel.
 type wire struct {
 	net.Conn
 	eyes *eyes // nil when the handshake is over
 	mute bool
 
-	flowing bool    // reading is worth a large buffer
-	dry     bool    // what is not here already is not waited for
-	ahead   *octets // read and not yet taken; nil: nothing is
-	r, w    int     // ahead[r:w] is that
-
-	corked bool    // what is written is gathered
-	sealed *octets // is that; nil: nothing is
-	n      int     // sealed[:n]
+	raw    syscall.RawConn // of the socket; nil while content does not flow
+	dry    bool            // what is not here is not waited for: ErrDeadlineExceeded
+	corked bool            // what is written is gathered
+	sealed *octets         // is that; nil: nothing is
+	n      int             // sealed[:n]
 }
 
 // octets are a buffer on loan. Of what a session writes at once, 64 KiB, it holds
@@ -33,21 +29,8 @@ type octets [68 << 10]byte
 var lent = sync.Pool{New: func() any { return new(octets) }}
 
 func (w *wire) Read(p []byte) (n int, err error) {
-	switch {
-	case w.ahead != nil:
-		n = copy(p, w.ahead[w.r:w.w])
-		if w.r += n; w.r == w.w {
-			lent.Put(w.ahead)
-			w.ahead = nil
-		}
-		return n, nil
-	case w.dry:
-		return 0, os.ErrDeadlineExceeded // which crypto/tls does not hold against the connection
-	case w.flowing:
-		if err = w.readAhead(); w.ahead == nil {
-			return 0, err
-		}
-		return w.Read(p)
+	if w.dry {
+		return w.readNow(p)
 	}
 	n, err = w.Conn.Read(p)
 	if w.eyes != nil {
@@ -57,56 +40,33 @@ func (w *wire) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// readAhead waits for octets, and then borrows a buffer for all that are there: who
-// sends nothing holds none.
-func (w *wire) readAhead() error {
-	socket, ok := w.Conn.(syscall.Conn)
-	if !ok {
-		return w.fill(w.Conn.Read)
+// flow begins or ends the reading of content that flows.
+func (w *wire) flow(begin bool) {
+	switch socket, ok := w.Conn.(syscall.Conn); {
+	case !begin:
+		w.raw = nil
+	case ok && w.raw == nil:
+		w.raw, _ = socket.SyscallConn() // an error means a closed socket, which reading tells
 	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return err
+}
+
+// readNow reads what the socket has, if that is worth looking at. Where there is
+// nothing it gives the one error that crypto/tls does not hold against a connection.
+func (w *wire) readNow(p []byte) (n int, err error) {
+	if w.raw == nil {
+		return 0, os.ErrDeadlineExceeded
 	}
-	var failed error
-	err = raw.Read(func(fd uintptr) bool {
-		failed = w.fill(func(p []byte) (int, error) { return readNow(int(fd), p) })
-		return failed != syscall.EAGAIN
+	failed := w.raw.Read(func(fd uintptr) bool {
+		n, err = syscall.Read(int(fd), p)
+		return true
 	})
-	if err == nil {
-		err = failed
+	switch {
+	case failed != nil:
+		return 0, failed
+	case err != nil, n <= 0:
+		return 0, os.ErrDeadlineExceeded // an end, or an error, comes again when it is waited for
 	}
-	return err
-}
-
-// readNow is read(2), with the end of the stream as io.EOF.
-func readNow(fd int, p []byte) (int, error) {
-	for {
-		n, err := syscall.Read(fd, p)
-		switch {
-		case err == syscall.EINTR:
-		case err == syscall.EAGAIN:
-			return 0, err
-		case err != nil:
-			return 0, os.NewSyscallError("read", err)
-		case n == 0:
-			return 0, io.EOF
-		default:
-			return n, nil
-		}
-	}
-}
-
-// fill reads once into a buffer that it borrows, and keeps what came.
-func (w *wire) fill(read func([]byte) (int, error)) error {
-	buf := lent.Get().(*octets)
-	n, err := read(buf[:])
-	if n > 0 {
-		w.ahead, w.r, w.w = buf, 0, n
-		return nil // an error that came with it comes again
-	}
-	lent.Put(buf)
-	return err
+	return n, nil
 }
 
 func (w *wire) Write(p []byte) (int, error) {
