@@ -153,4 +153,4 @@ func (h holds) Find(c enforce.Connection) *enforce.Hold    { return h.of.Find(c,
 func (h holds) Refused(c enforce.Connection, renew bool) {
 	h.of.Refused(c, h.last, renew, time.Now())
 }
-func (h holds) Clear(c enforce.Connection) { h.of.Clear(c) }
+func (h holds) Clear(c enforce.Connection) { h.of.Clear(c, time.Now()) }

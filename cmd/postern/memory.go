@@ -110,7 +110,7 @@ command line or the configuration is at fault.`, memory.Behind),
 			if err != nil {
 				return err
 			}
-			n, err := memory.Forget(path, of)
+			n, err := memory.Forget(memory.InFile(path), of)
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
 				return runtimeError{fmt.Errorf("memory %s: %w", path, err)}
 			}
@@ -150,7 +150,7 @@ func (o *options) remembered(of *memory.Subject) (remembered, error) {
 	if err != nil {
 		return remembered{}, err
 	}
-	c, err := memory.Read(path)
+	c, err := memory.Read(memory.InFile(path))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return remembered{}, runtimeError{fmt.Errorf("memory %s: %w", path, err)}
 	}

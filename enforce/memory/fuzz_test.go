@@ -78,7 +78,7 @@ func FuzzPages(f *testing.F) {
 				if err := prepare(tx); err != nil {
 					return err
 				}
-				if _, err := load(tx, 1000); err != nil {
+				if _, _, err := load(tx, limits()); err != nil {
 					return err
 				}
 				b := tx.Bucket([]byte(destinationsBucket))
@@ -91,7 +91,7 @@ func FuzzPages(f *testing.F) {
 			})
 		})
 		if err == nil {
-			if _, err := Read(path); err != nil {
+			if _, err := Read(InFile(path)); err != nil {
 				t.Fatalf("written, and then %v", err)
 			}
 		}

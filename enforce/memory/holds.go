@@ -35,6 +35,7 @@ type Holds struct {
 	shares  map[netip.Prefix]*list.List // of a client or a block, the longest untouched first
 	all     list.List
 	changed changes[holdKey]
+	cleared map[holdKey]time.Time // where holds are kept: those that were ended here
 }
 
 type holdKey struct {
@@ -93,11 +94,12 @@ func (h *Holds) Refused(c enforce.Connection, lasts time.Duration, renew bool, n
 }
 
 // Clear ends the hold of a client whose handshake succeeded.
-func (h *Holds) Clear(c enforce.Connection) {
+func (h *Holds) Clear(c enforce.Connection, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if e := h.entries[keyOf(c)]; e != nil {
 		h.remove(e)
+		h.ended(e.holdKey, now)
 	}
 }
 
@@ -132,6 +134,7 @@ func (h *Holds) add(k holdKey) *holdEntry {
 	}
 	e := &holdEntry{holdKey: k}
 	h.entries[k] = e
+	delete(h.cleared, k)
 	for i, of := range h.lists(k) {
 		e.places[i] = of.PushBack(e)
 	}
