@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 
 	"enforce":          {},
 	"enforce/kept":     {},
+	"enforce/cluster":  {"enforce/kept", "github.com/redis/go-redis/v9"},
 	"enforce/memory":   {"enforce", "enforce/kept", "go.etcd.io/bbolt"},
 	"enforce/dane":     {"enforce", "enforce/resolver"},
 	"enforce/resolver": {"github.com/miekg/dns", "golang.org/x/sync"},
@@ -41,10 +42,11 @@ var mayImport = map[string][]string{
 	"proxy/internal/session": {"smtpwire", "smtpwire/tlshello", "enforce", "proxy/internal/leg", "proxy/internal/record",
 		"go.uber.org/zap", "golang.org/x/net"},
 
-	"proxy/proxytest":        {},
-	"proxy/proxytest/dnslab": {},
-	"proxy/proxytest/mta":    {"proxy/proxytest/netlab"},
-	"proxy/proxytest/netlab": {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"proxy/proxytest":          {},
+	"proxy/proxytest/dnslab":   {},
+	"proxy/proxytest/mta":      {"proxy/proxytest/netlab"},
+	"proxy/proxytest/redislab": {},
+	"proxy/proxytest/netlab":   {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 
 	"cmd/internal/config":   {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
 	"cmd/internal/recorded": {"enforce", "smtpwire/tlshello"},
@@ -69,6 +71,7 @@ var mayNotUse = map[string][]string{
 	"smtpwire/tlshello":     {"net", "os", "log", "time", "crypto/tls"},
 	"enforce":               {"net", "os", "log", "net/http", "io/fs"},
 	"enforce/memory":        {"net", "os/exec", "log", "net/http"}, // os: it has a file
+	"enforce/cluster":       {"os/exec", "log", "net/http"},        // os: files of a password and of roots
 	"enforce/kept":          {"net", "os", "log", "net/http"},
 	"enforce/revocation":    {"os", "log", "io/fs"},
 	"enforce/dane":          {"os", "log", "net/http"},
