@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -45,7 +44,7 @@ const Expected = `"redis://[user[:password]@]host[:port][/database]" (rediss: wi
 func ParseAddress(s string) (Address, error) {
 	u, err := url.Parse(s)
 	if err != nil {
-		return Address{}, errors.New("no URL") // whose text would quote it
+		return Address{}, errors.New("a port that is no number, or what no URL has in it") // its own text would quote that
 	}
 	if u.Fragment != "" || u.Opaque != "" || strings.ContainsAny(s, "#\x00") {
 		return Address{}, errors.New("a # in it, or no // behind the scheme; in a password that is %23")
@@ -129,9 +128,17 @@ func (a *Address) parameters(query url.Values) error {
 // IsZero: there is no server.
 func (a Address) IsZero() bool { return a == Address{} }
 
-// Files are those that a names: the password's and the roots'.
-func (a Address) Files() []string {
-	return slices.DeleteFunc([]string{a.passwordFile, a.ca}, func(s string) bool { return s == "" })
+// Equal reports whether a and b are the same, by whatever way they come in.
+func (a Address) Equal(b Address) bool { return a == b }
+
+// Check reads the files that a names, a password's and the roots', and says what is
+// wrong with them.
+func (a Address) Check() error {
+	_, err := a.secret()
+	if _, wrong := a.roots(); wrong != nil {
+		err = errors.Join(err, wrong)
+	}
+	return err
 }
 
 // String is for people: where the server is, without how one comes in.
