@@ -43,7 +43,7 @@ func FuzzRecords(f *testing.F) {
 			}
 		}
 		if got, err := decodeHold(k, v); err == nil {
-			e := holdEntry{holdKey: got.holdKey, Hold: got.Hold, renewed: got.renewed}
+			e := holdEntry{holdKey: got.holdKey, Hold: got.Hold, failed: got.failed, renewed: got.renewed}
 			value := e.encode()
 			if got.cleared {
 				value = encodeCleared(got.renewed)

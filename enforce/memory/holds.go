@@ -47,7 +47,8 @@ type holdKey struct {
 type holdEntry struct {
 	holdKey
 	enforce.Hold
-	renewed time.Time
+	failed  time.Time // the last handshake
+	renewed time.Time // by that, or by a refusal since
 	places  [sharesOfAnyone]*list.Element
 }
 
@@ -62,7 +63,7 @@ func (h *Holds) Begin(c enforce.Connection, offered uint16, now time.Time) {
 		e = h.add(k)
 		e.Since = now
 	}
-	e.Offered = offered
+	e.Offered, e.failed = offered, now
 	h.touch(e, now)
 }
 

@@ -14,8 +14,9 @@ import (
 type held struct {
 	holdKey
 	enforce.Hold
+	failed  time.Time // or cleared, then
 	renewed time.Time
-	cleared bool // at renewed
+	cleared bool
 }
 
 // mostCleared bounds for how many clients it is known that their hold was ended.
@@ -23,10 +24,12 @@ const mostCleared = MostOfABlock
 
 // holdRecords are Holds as a Keeper sees them.
 //
-// Of a hold and the end of one under the same key the later stands, and a hold
-// stands against an end at the same time. Of two holds the later renewed gives the
-// version that was offered (of the same time, the lower); the earlier since and the
-// greater number of refusals stand.
+// Of a hold and the end of one under the same key, what was later stands, the
+// handshake that failed or the one that succeeded; both at one time, the hold. When a
+// hold was renewed by a refusal does not matter there: the gateway that refused had
+// not heard of its end. Of two holds the one whose handshake failed later gives the
+// version that was offered (of the same time, the lower); the later times of that and
+// of its being renewed stand, the earlier since and the greater number of refusals.
 type holdRecords struct {
 	*Holds
 	lasts func() time.Duration
@@ -58,6 +61,9 @@ func (h holdRecords) Restore(list []kept.Record, now time.Time) (damaged int) {
 		if one.renewed.After(now) { // a clock that was ahead must not make it last for ever
 			one.renewed = now
 		}
+		if one.failed.After(now) {
+			one.failed = now
+		}
 		holds = append(holds, one)
 	}
 	slices.SortStableFunc(holds, func(a, b held) int { return a.renewed.Compare(b.renewed) })
@@ -80,16 +86,16 @@ func (h *Holds) restore(f held) {
 	defer h.mu.Unlock()
 	e, ended := h.entries[f.holdKey], h.cleared[f.holdKey]
 	switch {
-	case f.cleared && e != nil && e.renewed.Before(f.renewed):
+	case f.cleared && e != nil && e.failed.Before(f.failed):
 		h.remove(e)
 		h.changed.settled(f.holdKey)
-	case f.cleared && e != nil, f.cleared && ended.After(f.renewed), f.renewed.Before(ended):
+	case f.cleared && e != nil, f.cleared && ended.After(f.failed), f.failed.Before(ended):
 		h.changed.note(f.holdKey) // what is known here is later
 	case f.cleared:
 		h.changed.settled(f.holdKey)
 	case e == nil:
 		e = h.add(f.holdKey)
-		e.Hold, e.renewed = f.Hold, f.renewed
+		e.Hold, e.failed, e.renewed = f.Hold, f.failed, f.renewed
 		h.changed.settled(f.holdKey)
 	default:
 		h.join(e, f)
@@ -97,8 +103,8 @@ func (h *Holds) restore(f held) {
 }
 
 func (h *Holds) join(e *holdEntry, f held) {
-	if c := f.renewed.Compare(e.renewed); c > 0 || c == 0 && f.Offered < e.Offered {
-		e.Offered = f.Offered
+	if c := f.failed.Compare(e.failed); c > 0 || c == 0 && f.Offered < e.Offered {
+		e.Offered, e.failed = f.Offered, f.failed
 	}
 	e.Refused = max(e.Refused, f.Refused)
 	if f.Since.Before(e.Since) {
@@ -107,7 +113,8 @@ func (h *Holds) join(e *holdEntry, f held) {
 	if f.renewed.After(e.renewed) {
 		h.touch(e, f.renewed)
 	}
-	if e.Hold.Offered == f.Offered && e.Refused == f.Refused && e.Since.Equal(f.Since) && e.renewed.Equal(f.renewed) {
+	if e.Hold.Offered == f.Offered && e.Refused == f.Refused && e.Since.Equal(f.Since) &&
+		e.failed.Equal(f.failed) && e.renewed.Equal(f.renewed) {
 		h.changed.settled(e.holdKey)
 	} else {
 		h.changed.note(e.holdKey)
@@ -194,15 +201,20 @@ func encodeHold(k holdKey) []byte {
 }
 
 func (e *holdEntry) encode() []byte {
-	b := []byte{recordFormat}
+	b := []byte{heldFormat}
 	b = binary.BigEndian.AppendUint16(b, e.Offered)
 	b = binary.AppendVarint(b, e.Since.UnixNano())
+	b = binary.AppendVarint(b, e.failed.UnixNano())
 	b = binary.AppendVarint(b, e.renewed.UnixNano())
 	return binary.AppendUvarint(b, uint64(min(max(e.Refused, 0), 1<<31-1)))
 }
 
-// clearedFormat begins the record of a hold that was cleared.
-const clearedFormat = 2
+// What begins a record says what it is of. Of recordFormat are holds that do not say
+// when their handshake failed.
+const (
+	clearedFormat = 2 // a hold that was cleared
+	heldFormat    = 3
+)
 
 func encodeCleared(at time.Time) []byte {
 	return binary.AppendVarint([]byte{clearedFormat}, at.UnixNano())
@@ -215,16 +227,21 @@ func decodeHold(k, v []byte) (held, error) {
 	}
 	h := held{holdKey: key}
 	s := scanner{rest: v}
-	switch s.octet() {
-	case recordFormat:
+	format := s.octet()
+	switch format {
+	case recordFormat, heldFormat:
+		h.Offered, h.Since = s.uint16(), time.Unix(0, s.varint())
+		h.failed = time.Unix(0, s.varint())
+		if h.renewed = h.failed; format == heldFormat {
+			h.renewed = time.Unix(0, s.varint())
+		}
 	case clearedFormat:
-		h.renewed, h.cleared = time.Unix(0, s.varint()), true
+		h.failed, h.cleared = time.Unix(0, s.varint()), true
+		h.renewed = h.failed
 		return h, s.done()
 	default:
 		s.bad = true
 	}
-	h.Offered = s.uint16()
-	h.Since, h.renewed = time.Unix(0, s.varint()), time.Unix(0, s.varint())
 	h.Refused = int(s.uint32())
 	return h, s.done()
 }

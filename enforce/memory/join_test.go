@@ -77,7 +77,9 @@ func TestGatewaysThatToldEachOtherAllKnowTheSame(t *testing.T) {
 			if rapid.Bool().Draw(rt, "at b") {
 				g, other = b, a
 			}
-			switch rapid.IntRange(0, 5).Draw(rt, "do") {
+			switch rapid.IntRange(0, 6).Draw(rt, "do") {
+			case 6:
+				g.h.Refused(c, day, true, now)
 			case 0, 1:
 				g.Learn(server, nil, tls13(byte(rapid.IntRange(1, 6).Draw(rt, "key")), rapid.IntRange(0, 4).Draw(rt, "verified") == 0, now))
 			case 2:
@@ -144,6 +146,27 @@ func TestAJoinCountsNobodyTwiceAndLosesNobody(t *testing.T) {
 	kb, ok := b.Recall(addrPort("203.0.113.8:25"), at(29))
 	if !ok || !cmp.Equal(ka, kb) || ka.Version != 0x304 || !ka.Since.Equal(at(27)) || !ka.Last.Equal(at(28)) {
 		t.Errorf("%v %+v %+v", ok, ka, kb)
+	}
+}
+
+// A refusal by a gateway that has not heard of a success does not outlast that.
+func TestASuccessEndsAHoldThatWasRenewedElsewhereMeanwhile(t *testing.T) {
+	a, b := newGateway(t), newGateway(t)
+	c := from("10.1.0.9", "203.0.113.7")
+	a.h.Begin(c, 0x301, noon)
+	a.give(b, noon)
+	b.h.Clear(c, noon.Add(time.Second))
+	a.h.Refused(c, day, true, noon.Add(2*time.Second))
+	a.give(b, noon.Add(2*time.Second))
+	b.give(a, noon.Add(2*time.Second))
+	if a.h.Find(c, day, noon.Add(3*time.Second)) != nil || b.h.Find(c, day, noon.Add(3*time.Second)) != nil {
+		t.Error("held after a success")
+	}
+	a.h.Begin(c, 0x301, noon.Add(4*time.Second)) // and by a handshake that fails later it is
+	b.give(a, noon.Add(5*time.Second))
+	a.give(b, noon.Add(5*time.Second))
+	if a.h.Find(c, day, noon.Add(5*time.Second)) == nil || b.h.Find(c, day, noon.Add(5*time.Second)) == nil {
+		t.Error("not held")
 	}
 }
 
