@@ -58,8 +58,30 @@ func newServer(a Address) *server {
 	return s
 }
 
+// dial gives a connection that fails where there is none: of an error the library
+// would try by itself, once a second, in a goroutine that outlives its client.
 func (s *server) dial(ctx context.Context, network, place string) (net.Conn, error) {
 	s.dials.Add(1)
+	conn, err := s.connect(ctx, network, place)
+	if err != nil {
+		return unconnected{err}, nil
+	}
+	return &bounded{Conn: conn, budget: &s.budget}, nil
+}
+
+// An unconnected says why it is none.
+type unconnected struct{ err error }
+
+func (u unconnected) Read([]byte) (int, error)         { return 0, u.err }
+func (u unconnected) Write([]byte) (int, error)        { return 0, u.err }
+func (u unconnected) Close() error                     { return nil }
+func (u unconnected) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (u unconnected) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (u unconnected) SetDeadline(time.Time) error      { return nil }
+func (u unconnected) SetReadDeadline(time.Time) error  { return nil }
+func (u unconnected) SetWriteDeadline(time.Time) error { return nil }
+
+func (s *server) connect(ctx context.Context, network, place string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, place)
@@ -78,9 +100,9 @@ func (s *server) dial(ctx context.Context, network, place string) (net.Conn, err
 			conn.Close()
 			return nil, err
 		}
-		conn = secure
+		return secure, nil
 	}
-	return &bounded{Conn: conn, budget: &s.budget}, nil
+	return conn, nil
 }
 
 func (a Address) roots() (*x509.CertPool, error) {
