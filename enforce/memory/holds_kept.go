@@ -2,6 +2,7 @@ package memory
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -37,10 +38,16 @@ type holdRecords struct {
 
 func (h holdRecords) Kind() string    { return holdsBucket }
 func (h holdRecords) Most() int       { return MostHolds }
-func (h holdRecords) Tidy(time.Time)  {} // find does
 func (h holdRecords) Rewrite()        { h.mu.Lock(); defer h.mu.Unlock(); h.changed.all() }
 func (h holdRecords) Written(ok bool) { h.mu.Lock(); defer h.mu.Unlock(); h.changed.written(ok) }
 func (h holdRecords) Unwritten() bool { h.mu.Lock(); defer h.mu.Unlock(); return !h.changed.none() }
+
+// Tidy forgets ends that no gateway can have missed. Of holds, find does it.
+func (h holdRecords) Tidy(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	maps.DeleteFunc(h.cleared, func(_ holdKey, at time.Time) bool { return now.Sub(at) >= h.lasts() })
+}
 
 // keep has changes be noted from now on.
 func (h *Holds) keep() {
