@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"postern/enforce"
+	"postern/enforce/cluster"
 	"postern/smtpwire"
 )
 
@@ -78,9 +79,10 @@ type Verify struct {
 
 // Memory is what is kept of destinations.
 type Memory struct {
-	Store     string        // the file; "" keeps it in memory
-	Downgrade string        // "off", "log" or "block": what becomes of one that loses its TLS
-	Remember  time.Duration // how long after it was last seen
+	Store     string          // the file; "" keeps it in memory, or on Server
+	Server    cluster.Address // that gateways share; zero: there is none
+	Downgrade string          // "off", "log" or "block": what becomes of one that loses its TLS
+	Remember  time.Duration   // how long after it was last seen
 }
 
 // Verification is what c says of all rules alike.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"postern/enforce"
+	"postern/enforce/cluster"
 	"postern/proxy/internal/doctor"
 )
 
@@ -34,6 +35,9 @@ type Examination struct {
 // ends within some seconds. What it may not look at is a finding too.
 func Examine(ctx context.Context, config Config, x Examination) []Finding {
 	p := doctor.Patient{Plan: plan(config), Resolver: resolverOf(config), User: x.User, Built: x.Built, Flags: x.Flags}
+	if server := config.Memory.Server; !server.IsZero() {
+		p.Shared = doctor.Shared{Name: server.String(), Ask: func(ctx context.Context) error { return cluster.Probe(ctx, server) }}
+	}
 	// Each by itself, so that one that is broken does not hide what others are.
 	for _, c := range config.TLS.Certificates {
 		one := doctor.Certificate{Name: c.Name, Cert: c.Cert, Key: c.Key}

@@ -42,6 +42,12 @@ func (r *records) Write(p []byte) (int, error) {
 	return r.b.Write(p)
 }
 
+func (r *records) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.b.String()
+}
+
 // sessions returns the records written so far.
 func (r *records) sessions(t *testing.T) (all []map[string]any) {
 	t.Helper()

@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 
 	"postern/enforce"
+	"postern/enforce/cluster"
+	"postern/enforce/kept"
 	"postern/enforce/memory"
 	"postern/enforce/mtasts"
 	"postern/enforce/published"
@@ -30,6 +32,7 @@ import (
 // clients are held for, what destinations could do, what domains publish, and what
 // was revoked.
 type knowledge struct {
+	shared   *cluster.Link // nil: with nobody
 	holds    memory.Holds
 	memory   *memory.Store
 	policies *mtasts.Cache
@@ -48,26 +51,52 @@ func newKnowledge(config Config, log *zap.Logger) (*knowledge, error) {
 	k := &knowledge{revoked: revocation.New(revocation.Options{})}
 	k.log.Store(log)
 	k.resolver.Store(newResolver(config.Resolver))
-	var err error
-	k.memory, err = memory.Open(memory.Options{
-		Path:     k.place(config.Memory.Store, "memory.store"),
-		Remember: max(config.Memory.Remember, time.Second),
-		Report:   func(err error) { k.log.Load().Warn("memory", zap.Error(err)) },
-	})
-	if err != nil {
-		return nil, fmt.Errorf("memory: %w", err)
+	if err := k.open(config); err != nil {
+		return nil, err
 	}
-	k.memory.Keep(&k.holds)
-	if k.policies, err = k.openPolicies(k.place(config.Verify.Cache, "verify.cache")); err != nil {
-		k.log.Load().Warn("MTA-STS policies are kept in memory only", zap.Error(err))
-		if k.policies, err = k.openPolicies(""); err != nil {
-			return nil, fmt.Errorf("policies: %w", err)
-		}
+	if k.shared != nil { // now that it knows what to keep
+		k.shared.Start()
 	}
 	k.follower = published.NewFollower(k.resolver.Load(), k.place(MXFile(config), "to_mx_of"), func(err error) {
 		k.log.Load().Warn("mx hosts", zap.Error(err))
 	})
 	return k, nil
+}
+
+// open makes what is known, and what keeps it.
+func (k *knowledge) open(config Config) (err error) {
+	var keeper kept.Keeper
+	if server := config.Memory.Server; !server.IsZero() {
+		k.shared = cluster.New(cluster.Options{Address: server, Report: k.told})
+		keeper = k.shared
+	}
+	k.memory, err = memory.Open(memory.Options{
+		Path:     k.place(config.Memory.Store, "memory.store"),
+		Keeper:   keeper,
+		Remember: max(config.Memory.Remember, time.Second),
+		Hold:     config.TLS.Hold,
+		Report:   func(err error) { k.log.Load().Warn("memory", zap.Error(err)) },
+	})
+	if err != nil {
+		return fmt.Errorf("memory: %w", err)
+	}
+	k.memory.Keep(&k.holds)
+	if k.policies, err = k.openPolicies(k.place(config.Verify.Cache, "verify.cache"), keeper); err != nil {
+		k.log.Load().Warn("MTA-STS policies are kept in memory only", zap.Error(err))
+		if k.policies, err = k.openPolicies("", keeper); err != nil {
+			return fmt.Errorf("policies: %w", err)
+		}
+	}
+	return nil
+}
+
+// told logs what a shared server comes to: once when it goes, once when it is back.
+func (k *knowledge) told(err error) {
+	if err == nil {
+		k.log.Load().Warn("the shared memory is there again, and has what was learnt meanwhile")
+		return
+	}
+	k.log.Load().Warn("the shared memory has a fault; sessions go on with what is known here", zap.Error(err))
 }
 
 func newResolver(c Resolver) *resolver.Resolver {
@@ -95,14 +124,15 @@ func (k *knowledge) place(path, key string) string {
 	return path
 }
 
-func (k *knowledge) openPolicies(dir string) (*mtasts.Cache, error) {
+func (k *knowledge) openPolicies(dir string, keeper kept.Keeper) (*mtasts.Cache, error) {
 	return mtasts.New(mtasts.Options{
 		TXT: func(ctx context.Context, name string) ([]string, error) {
 			txt, err := k.resolver.Load().TXT(ctx, name)
 			return txt.Records, err
 		},
-		Dial: policyHosts{k.resolver.Load}.dial,
-		Dir:  dir,
+		Dial:   policyHosts{k.resolver.Load}.dial,
+		Dir:    dir,
+		Keeper: keeper,
 		Report: func(subject string, err error) {
 			k.log.Load().Warn("mta-sts", zap.String("subject", subject), zap.String("error", record.Quote(err.Error(), 256)))
 		},
@@ -110,18 +140,23 @@ func (k *knowledge) openPolicies(dir string) (*mtasts.Cache, error) {
 }
 
 // MXFile is where a server that goes by config keeps the addresses of MX hosts,
-// beside its memory; "" where it keeps them in memory.
+// beside its memory, or beside the policies where that is on a server; "" where it
+// keeps them in memory.
 func MXFile(config Config) string {
-	if config.Memory.Store == "" {
+	beside := config.Memory.Store
+	if !config.Memory.Server.IsZero() {
+		beside = config.Verify.Cache
+	}
+	if beside == "" {
 		return ""
 	}
-	return filepath.Join(filepath.Dir(config.Memory.Store), "mx.json")
+	return filepath.Join(filepath.Dir(beside), "mx.json")
 }
 
 // canTake reports in what way a reload to config would leave what is open behind.
 func (k *knowledge) canTake(was, is Config) error {
 	switch {
-	case was.Memory.Store != is.Memory.Store:
+	case was.Memory.Store != is.Memory.Store, was.Memory.Server != is.Memory.Server:
 		return &KeyError{"memory.store", "it cannot be changed by a reload: restart"}
 	case was.Verify.Cache != is.Verify.Cache:
 		return &KeyError{"verify.cache", "it cannot be changed by a reload: restart"}
@@ -133,6 +168,7 @@ func (k *knowledge) canTake(was, is Config) error {
 func (k *knowledge) take(was, is Config, log *zap.Logger) {
 	k.log.Store(log)
 	k.memory.Remember(max(is.Memory.Remember, time.Second))
+	k.memory.Hold(is.TLS.Hold)
 	if !slices.Equal(was.Resolver.Servers, is.Resolver.Servers) || was.Resolver.TrustAD != is.Resolver.TrustAD {
 		k.resolver.Store(newResolver(is.Resolver))
 		k.follower.Ask(k.resolver.Load())
@@ -164,7 +200,11 @@ func (k *knowledge) run(ctx context.Context) {
 // close writes what is not written yet.
 func (k *knowledge) close() {
 	k.revoked.Close()
-	if err := errors.Join(k.policies.Close(), k.memory.Close()); err != nil {
+	err := errors.Join(k.policies.Close(), k.memory.Close())
+	if k.shared != nil {
+		err = errors.Join(err, k.shared.Close())
+	}
+	if err != nil {
 		k.log.Load().Warn("what was learnt last is not kept", zap.Error(err))
 	}
 }

@@ -103,9 +103,13 @@ func loadRing(config Config) (*keyring.Ring, error) {
 }
 
 // CheckFiles reads the files that config names and reports what is wrong with
-// them, as NewServer would, and what an administrator should know of them.
+// them, as NewServer would, and what an administrator should know of them. A server
+// starts without those that it needs for a shared memory, and would be alone.
 func CheckFiles(config Config) (warnings []error, err error) {
 	ring, err := loadRing(config)
+	if wrong := config.Memory.Server.Check(); wrong != nil {
+		err = errors.Join(err, &KeyError{"memory.store", wrong.Error()})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -153,4 +157,4 @@ func (h holds) Find(c enforce.Connection) *enforce.Hold    { return h.of.Find(c,
 func (h holds) Refused(c enforce.Connection, renew bool) {
 	h.of.Refused(c, h.last, renew, time.Now())
 }
-func (h holds) Clear(c enforce.Connection) { h.of.Clear(c) }
+func (h holds) Clear(c enforce.Connection) { h.of.Clear(c, time.Now()) }

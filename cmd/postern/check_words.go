@@ -162,6 +162,9 @@ func rememberedWords(m proxy.Memory) string {
 	if m.Store != "" {
 		where = "in " + m.Store
 	}
+	if !m.Server.IsZero() {
+		where = "on " + m.Server.String() + ", with all gateways that share it"
+	}
 	return fmt.Sprintf("a server or domain that had TLS within %s and has none now %s; kept %s", wholeDays(m.Remember), becomes, where)
 }
 

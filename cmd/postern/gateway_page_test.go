@@ -2,10 +2,17 @@ package main
 
 import (
 	"cmp"
+	"net/netip"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"postern/cmd/internal/config"
+	"postern/enforce/cluster"
+	"postern/enforce/memory"
+	"postern/proxy/proxytest/redislab"
 )
 
 const gatewayPage = "../../packaging/man/postern-gateway.7"
@@ -71,5 +78,43 @@ func TestThePagesThatTheGatewayPageNamesAreThoseThatAreShipped(t *testing.T) {
 	}
 	if len(named) == 0 {
 		t.Error("none is named")
+	}
+}
+
+// The user that the page has Postern be on a shared server may do all that Postern
+// does there, and touch nothing else.
+func TestTheUserOfASharedServerInTheManualIsEnough(t *testing.T) {
+	page := pageText(t, gatewayPage)
+	acl := regexp.MustCompile(`(?m)^ACL SETUSER postern .*$`).FindString(page)
+	if acl == "" {
+		t.Fatal("the page has no user")
+	}
+	server := redislab.Start(t)
+	server.Do(acl)
+	address, err := cluster.ParseAddress("redis://postern:password@" + server.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Probe(t.Context(), address); err != nil {
+		t.Error(err)
+	}
+	var said []error
+	link := cluster.New(cluster.Options{Address: address, Report: func(err error) { said = append(said, err) }})
+	s, err := memory.Open(memory.Options{Remember: time.Hour, Keeper: link})
+	if err != nil {
+		t.Fatal(err)
+	}
+	link.Start()
+	s.Learn(netip.MustParseAddrPort("203.0.113.7:25"), nil, memory.Observation{SPKI: [32]byte{1}, Verified: true, At: time.Now()})
+	if err := link.Close(); err != nil || len(said) > 0 {
+		t.Errorf("%v, %v", err, said)
+	}
+	what, _ := memory.ParseSubject("203.0.113.7")
+	if n, err := memory.Forget(cluster.OnServer(address), what); err != nil || n != 1 {
+		t.Errorf("%d, %v", n, err)
+	}
+	store := regexp.MustCompile(`(?m)^store = .*$`).FindString(page)
+	if _, err := config.Parse("page.toml", []byte("intercept.interfaces = [\"lan0\"]\n[memory]\n"+store+"\n")); err != nil {
+		t.Errorf("%s: %v", store, err)
 	}
 }

@@ -20,16 +20,18 @@ var mayImport = map[string][]string{
 	"smtpwire/wiretest": {"smtpwire"},
 
 	"enforce":          {},
-	"enforce/memory":   {"enforce", "go.etcd.io/bbolt"},
+	"enforce/kept":     {},
+	"enforce/cluster":  {"enforce/kept", "github.com/redis/go-redis/v9"},
+	"enforce/memory":   {"enforce", "enforce/kept", "go.etcd.io/bbolt"},
 	"enforce/dane":     {"enforce", "enforce/resolver"},
 	"enforce/resolver": {"github.com/miekg/dns", "golang.org/x/sync"},
 
 	"enforce/revocation": {"golang.org/x/crypto", "golang.org/x/sync"},
-	"enforce/mtasts":     {"enforce"},
+	"enforce/mtasts":     {"enforce", "enforce/kept"},
 
 	"enforce/published": {"enforce", "enforce/dane", "enforce/mtasts", "enforce/resolver"},
 
-	"proxy": {"enforce", "enforce/memory", "enforce/mtasts", "enforce/published", "enforce/resolver", "enforce/revocation", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/parking", "proxy/internal/record",
+	"proxy": {"enforce", "enforce/cluster", "enforce/kept", "enforce/memory", "enforce/mtasts", "enforce/published", "enforce/resolver", "enforce/revocation", "smtpwire", "proxy/internal/doctor", "proxy/internal/intercept", "proxy/internal/keyring", "proxy/internal/parking", "proxy/internal/record",
 		"proxy/internal/session", "go.uber.org/zap"},
 	"proxy/internal/doctor":    {"proxy/internal/intercept", "golang.org/x/sys", "github.com/miekg/dns", "github.com/vishvananda/netlink"},
 	"proxy/internal/netfilter": {"golang.org/x/sys", "github.com/mdlayher/netlink"},
@@ -41,18 +43,19 @@ var mayImport = map[string][]string{
 	"proxy/internal/session": {"smtpwire", "smtpwire/tlshello", "enforce", "proxy/internal/leg", "proxy/internal/record",
 		"go.uber.org/zap", "golang.org/x/net"},
 
-	"proxy/proxytest":        {},
-	"proxy/proxytest/dnslab": {},
-	"proxy/proxytest/mta":    {"proxy/proxytest/netlab"},
-	"proxy/proxytest/netlab": {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
+	"proxy/proxytest":          {},
+	"proxy/proxytest/dnslab":   {},
+	"proxy/proxytest/mta":      {"proxy/proxytest/netlab"},
+	"proxy/proxytest/redislab": {},
+	"proxy/proxytest/netlab":   {"github.com/google/gopacket", "github.com/vishvananda/netlink", "golang.org/x/sys"},
 
-	"cmd/internal/config":   {"proxy", "enforce", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
+	"cmd/internal/config":   {"proxy", "enforce", "enforce/cluster", "smtpwire", "github.com/BurntSushi/toml", "golang.org/x/net"},
 	"cmd/internal/recorded": {"enforce", "smtpwire/tlshello"},
 	"cmd/internal/probe": {"smtpwire", "smtpwire/tlshello", "enforce", "enforce/dane", "enforce/mtasts", "enforce/published", "enforce/resolver",
 		"enforce/revocation", "golang.org/x/sync"},
 	"cmd/internal/replay":  {"cmd/internal/recorded", "enforce"},
 	"cmd/internal/service": {"github.com/coreos/go-systemd/v22", "golang.org/x/sys"},
-	"cmd/postern": {"cmd/internal/config", "cmd/internal/probe", "cmd/internal/recorded", "cmd/internal/replay", "cmd/internal/service", "proxy", "enforce", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
+	"cmd/postern": {"cmd/internal/config", "cmd/internal/probe", "cmd/internal/recorded", "cmd/internal/replay", "cmd/internal/service", "proxy", "enforce", "enforce/cluster", "enforce/kept", "enforce/memory", "enforce/published", "smtpwire", "smtpwire/tlshello",
 		"github.com/spf13/cobra", "github.com/spf13/pflag", "go.uber.org/zap"},
 	"cmd/postern-lab": {"smtpwire/wiretest", "proxy/proxytest", "proxy/proxytest/mta", "proxy/proxytest/netlab", "github.com/miekg/dns", "golang.org/x/sys"},
 
@@ -69,6 +72,8 @@ var mayNotUse = map[string][]string{
 	"smtpwire/tlshello":     {"net", "os", "log", "time", "crypto/tls"},
 	"enforce":               {"net", "os", "log", "net/http", "io/fs"},
 	"enforce/memory":        {"net", "os/exec", "log", "net/http"}, // os: it has a file
+	"enforce/cluster":       {"os/exec", "log", "net/http"},        // os: files of a password and of roots
+	"enforce/kept":          {"net", "os", "log", "net/http"},
 	"enforce/revocation":    {"os", "log", "io/fs"},
 	"enforce/dane":          {"os", "log", "net/http"},
 	"enforce/resolver":      {"os", "log", "net/http"},

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/internal/config"
+	"postern/enforce/cluster"
+	"postern/enforce/kept"
 	"postern/enforce/memory"
 )
 
@@ -44,7 +46,7 @@ func newMemoryList(o *options) *cobra.Command {
 		Long: `Print all that is remembered, a line each, those seen last at the end. What the
 daemon saw in the last few seconds may not be written yet.
 
-Exit codes: 0 fine; 1 nothing is known, or the file could not be read; 2 the
+Exit codes: 0 fine; 1 nothing is known, or it could not be read; 2 the
 command line or the configuration is at fault.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -68,7 +70,7 @@ key that was seen. An address may have a port; a network shows all that is in it
     postern memory show 203.0.113.7
     postern memory show contoso.com
 
-Exit codes: 0 fine; 1 nothing is known, or the file could not be read; 2 the
+Exit codes: 0 fine; 1 nothing is known, or it could not be read; 2 the
 command line or the configuration is at fault.`,
 		Args:    cobra.ExactArgs(1),
 		PreRunE: func(_ *cobra.Command, args []string) (err error) { of, err = subjectOf(args[0]); return err },
@@ -92,12 +94,13 @@ of a client that is held. It is learnt anew from the next session with TLS.
 
 It may be said while the daemon runs, which forgets within %s what it has in
 memory, with whatever it learnt of it in between; or while none runs. The file
-stays whose it was, whoever says it.
+stays whose it was, whoever says it. On a server that gateways share, it is said
+once for all of them, and those that cannot be reached forget it when they can.
 
     postern memory forget 203.0.113.7
     postern memory forget contoso.com
 
-Exit codes: 0 fine; 1 nothing was known, or the file could not be written; 2 the
+Exit codes: 0 fine; 1 nothing was known, or it could not be written; 2 the
 command line or the configuration is at fault.`, memory.Behind),
 		Args:    cobra.ExactArgs(1),
 		PreRunE: func(_ *cobra.Command, args []string) (err error) { of, err = subjectOf(args[0]); return err },
@@ -106,13 +109,13 @@ command line or the configuration is at fault.`, memory.Behind),
 			if err != nil {
 				return err
 			}
-			path, err := storePath(file)
+			store, err := storeOf(file)
 			if err != nil {
 				return err
 			}
-			n, err := memory.Forget(path, of)
+			n, err := memory.Forget(store, of)
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
-				return runtimeError{fmt.Errorf("memory %s: %w", path, err)}
+				return runtimeError{fmt.Errorf("memory %s: %w", store.place, err)}
 			}
 			return o.printForgotten(cmd.OutOrStdout(), of, n)
 		},
@@ -132,12 +135,21 @@ func subjectOf(text string) (memory.Subject, error) {
 	return memory.ParseSubject(a.Domain)
 }
 
-// storePath is where memory is kept.
-func storePath(file *config.File) (string, error) {
-	if file.Proxy.Memory.Store == "" {
-		return "", runtimeError{errors.New(`nothing is kept in a file ([memory] store = ""): only the daemon knows what it remembers`)}
+// A store is where memory is kept, and what people call it.
+type store struct {
+	kept.Archive
+	place string
+}
+
+func storeOf(file *config.File) (store, error) {
+	m := file.Proxy.Memory
+	switch {
+	case !m.Server.IsZero():
+		return store{cluster.OnServer(m.Server), m.Server.String()}, nil
+	case m.Store != "":
+		return store{memory.InFile(m.Store), m.Store}, nil
 	}
-	return file.Proxy.Memory.Store, nil
+	return store{}, runtimeError{errors.New(`nothing is kept in a file ([memory] store = ""): only the daemon knows what it remembers`)}
 }
 
 // remembered reads what there is of a subject, or all of it.
@@ -146,13 +158,13 @@ func (o *options) remembered(of *memory.Subject) (remembered, error) {
 	if err != nil {
 		return remembered{}, err
 	}
-	path, err := storePath(file)
+	store, err := storeOf(file)
 	if err != nil {
 		return remembered{}, err
 	}
-	c, err := memory.Read(path)
+	c, err := memory.Read(store)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return remembered{}, runtimeError{fmt.Errorf("memory %s: %w", path, err)}
+		return remembered{}, runtimeError{fmt.Errorf("memory %s: %w", store.place, err)}
 	}
 	if of != nil {
 		c = c.Of(*of)

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"postern/enforce"
+	"postern/enforce/cluster"
 	"postern/enforce/memory"
+	"postern/proxy/proxytest/redislab"
 )
 
 // remembering gives a configuration and the file that it names, with two servers,
@@ -129,6 +131,66 @@ func TestMemoryTellsAMistakeInWritingFromTheRest(t *testing.T) {
 	}
 	none := write(t, "intercept.interfaces = [\"lan0\"]\nmemory.store = \"\"\n")
 	if got := postern(t, "memory", "list", "--config", none); got.code != exitFinding || !strings.Contains(got.stderr, "kept in a file") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestMemoryOnASharedServerIsListedShownAndForgotten(t *testing.T) {
+	server := redislab.Start(t, "--requirepass", "sesame")
+	path := write(t, fmt.Sprintf("intercept.interfaces = [\"lan0\"]\nmemory.store = \"redis://:sesame@%s/1\"\n", server.Address))
+	address, err := cluster.ParseAddress("redis://:sesame@" + server.Address + "/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := cluster.New(cluster.Options{Address: address})
+	s, err := memory.Open(memory.Options{Remember: 30 * 24 * time.Hour, Keeper: link})
+	if err != nil {
+		t.Fatal(err)
+	}
+	link.Start()
+	s.Learn(netip.MustParseAddrPort("203.0.113.7:25"), []string{"contoso.com"}, memory.Observation{Client: netip.MustParseAddr("10.1.0.9"),
+		Version: tls.VersionTLS13, SPKI: [32]byte{1}, Verified: true, VerifiedDomains: true, At: time.Now()})
+	if err := link.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"memory", "list"}, exitFine, "203.0.113.7:25"},
+		{[]string{"memory", "show", "contoso.com"}, exitFine, "verified"},
+		{[]string{"memory", "forget", "contoso.com"}, exitFine, "contoso.com is forgotten (1 entry)"},
+		{[]string{"memory", "show", "contoso.com"}, exitFinding, "Nothing is known"},
+		{[]string{"memory", "forget", "contoso.com"}, exitFinding, "Nothing was known"},
+		{[]string{"memory", "list"}, exitFine, "203.0.113.7:25"},
+	} {
+		got := postern(t, append(step.args, "--config", path)...)
+		if got.code != step.code || !strings.Contains(got.stdout, step.want) || got.stderr != "" {
+			t.Errorf("%q: %+v", step.args, got)
+		}
+	}
+	if got := postern(t, "check", "--config", path); !strings.Contains(got.stdout, "redis://"+server.Address+"/1") || strings.Contains(got.stdout+got.stderr, "sesame") {
+		t.Errorf("%+v", got)
+	}
+	if got := postern(t, "doctor", "--config", path); strings.Contains(got.stdout, "shared memory") || strings.Contains(got.stdout, "gateways share") || strings.Contains(got.stdout+got.stderr, "sesame") {
+		t.Errorf("%+v", got)
+	}
+	server.Kill()
+	for _, args := range [][]string{{"memory", "list"}, {"memory", "forget", "contoso.com"}} {
+		if got := postern(t, append(args, "--config", path)...); got.code != exitFinding || !strings.Contains(got.stderr, "refused") || strings.Contains(got.stderr, "sesame") {
+			t.Errorf("%+v", got)
+		}
+	}
+	if got := postern(t, "doctor", "--config", path); !strings.Contains(got.stdout, "gateways share") || strings.Contains(got.stdout+got.stderr, "sesame") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestCheckReadsTheFilesOfASharedServer(t *testing.T) {
+	path := write(t, "intercept.interfaces = [\"lan0\"]\n[memory]\nstore = \"rediss://gw?ca=/nowhere/ca.pem&password_file=/nowhere/password\"\n")
+	got := postern(t, "check", "--config", path)
+	if got.code != exitUsage || !strings.Contains(got.stderr, ":3: memory.store: ") || !strings.Contains(got.stderr, "/nowhere/password") || !strings.Contains(got.stderr, "/nowhere/ca.pem") {
 		t.Errorf("%+v", got)
 	}
 }

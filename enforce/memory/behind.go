@@ -3,12 +3,16 @@ package memory
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"postern/enforce/kept"
 )
 
 // When a file is written, and waited for.
@@ -19,12 +23,10 @@ const (
 	closeWait = 5 * time.Second
 )
 
-// behind writes a store's file, in a goroutine of its own. All but holds is that
-// goroutine's, and Open's before it.
+// A behind is the Keeper in a file. It writes in a goroutine of its own; all but
+// kinds is that goroutine's, and Open's before it.
 type behind struct {
-	store  *Store
 	path   string
-	limit  int // records of a kind that are read
 	report func(error)
 
 	left     print  // the file as it was left; zero: it was not read yet
@@ -33,9 +35,9 @@ type behind struct {
 	reported string
 
 	mu      sync.Mutex
-	holds   *Holds // nil until there are some to keep
-	held    bool   // those that the file had were read
-	waiting []held // and are here until then
+	kinds   []kept.Records
+	waiting map[string][]kept.Record // read before somebody asked for them to be kept
+	late    int                      // of these, so many were damaged
 
 	closing chan struct{}
 	closed  chan struct{}
@@ -43,8 +45,8 @@ type behind struct {
 	last    error // valid once closed is closed
 }
 
-func newBehind(s *Store, o Options) *behind {
-	b := &behind{store: s, path: o.Path, limit: 2 * o.Entries, report: o.Report, closing: make(chan struct{}), closed: make(chan struct{})}
+func newBehind(path string, report func(error)) *behind {
+	b := &behind{path: path, report: report, closing: make(chan struct{}), closed: make(chan struct{})}
 	if b.report == nil {
 		b.report = func(error) {}
 	}
@@ -68,7 +70,8 @@ func (b *behind) run() {
 	}
 }
 
-func (b *behind) close() error {
+// Close is a Keeper's.
+func (b *behind) Close() error {
 	b.once.Do(func() { close(b.closing) })
 	select {
 	case <-b.closed:
@@ -78,35 +81,37 @@ func (b *behind) close() error {
 	}
 }
 
-func (b *behind) keep(h *Holds) {
-	h.keep()
+// Keep is a Keeper's.
+func (b *behind) Keep(r kept.Records) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.holds = h
-	b.restoreHolds(time.Now())
+	b.kinds = append(b.kinds, r)
+	b.deliver()
 }
 
-func (b *behind) restoreHolds(now time.Time) {
-	if b.holds == nil {
-		return
+// deliver gives what waited to whoever came for it. The lock is held.
+func (b *behind) deliver() {
+	for _, r := range b.kinds {
+		if n := r.Restore(b.waiting[r.Kind()], time.Now()); n > 0 {
+			b.late += n
+			r.Rewrite()
+		}
+		delete(b.waiting, r.Kind())
 	}
-	for _, f := range b.waiting {
-		b.holds.restore(f, now)
-	}
-	b.waiting = nil
 }
 
-func (b *behind) kept() *Holds {
+func (b *behind) all() []kept.Records {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.holds
+	return slices.Clone(b.kinds)
 }
 
 // turn brings memory and file together, if there is anything to. A file that is
 // damaged is given another name, and a new one takes all that memory has.
 func (b *behind) turn(now time.Time) error {
-	b.store.destinations.sweep(now.Unix(), b.store.remember.Load())
-	b.store.domains.sweep(now.Unix(), b.store.remember.Load())
+	for _, r := range b.all() {
+		r.Tidy(now)
+	}
 	if b.left != (print{}) && !b.unwritten() && !changedSince(b.path, b.left) {
 		return nil
 	}
@@ -125,11 +130,9 @@ func (b *behind) turn(now time.Time) error {
 			err = b.write(now)
 		}
 	}
+	b.after = time.Time{}
 	if err != nil {
-		b.rewrite() // what was taken may be lost
 		b.after = now.Add(retry)
-	} else {
-		b.after = time.Time{}
 	}
 	b.tell(err)
 	return err
@@ -147,16 +150,11 @@ func (b *behind) tell(err error) {
 	}
 }
 
-func (b *behind) unwritten() bool {
-	h := b.kept()
-	return b.store.destinations.unwritten() || b.store.domains.unwritten() || h != nil && h.unwritten()
-}
+func (b *behind) unwritten() bool { return slices.ContainsFunc(b.all(), kept.Records.Unwritten) }
 
 func (b *behind) rewrite() {
-	b.store.destinations.rewrite()
-	b.store.domains.rewrite()
-	if h := b.kept(); h != nil {
-		h.rewrite()
+	for _, r := range b.all() {
+		r.Rewrite()
 	}
 }
 
@@ -164,7 +162,7 @@ func (b *behind) rewrite() {
 // read yet, what is new here, in that order and at once. A file that is another
 // than the one that was left is read, and gets everything.
 func (b *behind) write(now time.Time) error {
-	damaged := 0
+	kinds, damaged := b.all(), 0
 	var found print
 	how := access{write: true, create: true, wait: lockWait, trusted: b.left, found: &found}
 	left, err := with(b.path, how, func(db *bbolt.DB) error {
@@ -176,21 +174,28 @@ func (b *behind) write(now time.Time) error {
 			if another {
 				b.number = 0
 			}
-			b.forget(asked(tx, b.number))
+			b.forget(kinds, asked(tx, b.number))
 			if err := answered(tx); err != nil {
 				return err
 			}
 			if another {
-				l, err := load(tx, b.limit)
+				n, err := b.restore(tx, kinds, now)
 				if err != nil {
 					return err
 				}
-				b.restore(l, now)
-				damaged = l.damaged
+				damaged = n
 			}
-			return b.put(tx)
+			for _, r := range kinds {
+				if err := put(tx, r.Kind(), r.Take(math.MaxInt)); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	})
+	for _, r := range kinds {
+		r.Written(err == nil)
+	}
 	if err != nil {
 		return err
 	}
@@ -201,63 +206,54 @@ func (b *behind) write(now time.Time) error {
 	if found.size > 0 && found.heads < 2 {
 		b.tell(errors.New("one of its two heads was damaged: it is as it was a batch before"))
 	}
-	if damaged > 0 {
+	if damaged += b.foundLate(); damaged > 0 {
 		b.tell(fmt.Errorf("%d records were damaged and are passed over", damaged))
 	}
 	return nil
 }
 
-func (b *behind) forget(list []forgotten) {
-	h := b.kept()
+func (b *behind) foundLate() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.late
+	b.late = 0
+	return n
+}
+
+func (b *behind) forget(kinds []kept.Records, list []forgotten) {
 	for _, f := range list {
-		b.store.Forget(f.what)
-		if h != nil {
-			h.forget(f.what.hasHold)
+		for _, r := range kinds {
+			r.Forget(f.what)
 		}
 		b.number = max(b.number, f.number)
 	}
 }
 
-func (b *behind) restore(l loaded, now time.Time) {
-	remember := b.store.remember.Load()
-	for _, r := range l.destinations {
-		b.store.destinations.restore(r.key, r.seen, now.Unix(), remember)
+// restore joins a file that is another than the one that was left, and has it come
+// to have what it lacks.
+func (b *behind) restore(tx *bbolt.Tx, kinds []kept.Records, now time.Time) (damaged int, err error) {
+	limit := map[string]int{holdsBucket: MostHolds} // whose Records come later
+	for _, r := range kinds {
+		limit[r.Kind()] = r.Most()
 	}
-	for _, r := range l.domains {
-		b.store.domains.restore(r.key, r.seen, now.Unix(), remember)
+	all, more, err := load(tx, limit)
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range kinds {
+		r.Offer()
+		n := r.Restore(all[r.Kind()], now)
+		if n > 0 || more[r.Kind()] {
+			r.Rewrite() // without what was damaged, or too much
+		}
+		damaged += n
+		delete(all, r.Kind())
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.held { // once: what was cleared since must not come back
-		b.held, b.waiting = true, l.holds
-		b.restoreHolds(now)
-	}
-	if l.damaged == 0 && !l.more && !b.fuller(l) {
-		return
-	}
-	b.store.destinations.rewrite() // without what was damaged, or too much
-	b.store.domains.rewrite()
-	if b.holds != nil {
-		b.holds.rewrite()
-	}
-}
-
-// fuller reports whether there is anything here that a file does not have.
-func (b *behind) fuller(l loaded) bool {
-	return b.store.destinations.len() > len(l.destinations) || b.store.domains.len() > len(l.domains) || b.left != (print{})
-}
-
-func (b *behind) put(tx *bbolt.Tx) error {
-	if err := put(tx, destinationsBucket, b.store.destinations.take()); err != nil {
-		return err
-	}
-	if err := put(tx, domainsBucket, b.store.domains.take()); err != nil {
-		return err
-	}
-	if h := b.kept(); h != nil {
-		return put(tx, holdsBucket, h.take())
-	}
-	return nil
+	b.waiting = all
+	b.deliver() // to who came in between
+	return damaged, nil
 }
 
 // syncDirectory has the name of a new file survive a loss of power, where that

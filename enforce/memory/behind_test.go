@@ -107,7 +107,7 @@ func TestARestartForgetsNothing(t *testing.T) {
 	before.Begin(once, tls.VersionTLS11, now)
 	cleared := from("10.1.0.10", "203.0.113.7")
 	before.Begin(cleared, tls.VersionTLS10, now)
-	before.Clear(cleared)
+	before.Clear(cleared, now)
 	s.Learn(server, []string{"contoso.com"}, tls12(1, true, now))
 	s.Learn(addrPort("[2001:db8::7]:2525"), []string{"tailspin.example"}, tls13(2, false, now.Add(-day)))
 	s.Learn(addrPort("[2001:db8::7]:2525"), []string{"tailspin.example"}, tls13(2, false, now.Add(-12*time.Hour)))
@@ -152,12 +152,12 @@ func TestChangesAreWrittenSecondsLater(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "memory.db")
 		s, _ := opens(t, path)
 		s.Learn(server, []string{"contoso.com"}, tls13(1, true, time.Now()))
-		if c, err := Read(path); err != nil || c.Len() != 0 {
+		if c, err := Read(InFile(path)); err != nil || c.Len() != 0 {
 			t.Errorf("%v %+v", err, c)
 		}
 		time.Sleep(Behind + time.Second)
 		synctest.Wait()
-		if c, err := Read(path); err != nil || c.Len() != 2 {
+		if c, err := Read(InFile(path)); err != nil || c.Len() != 2 {
 			t.Errorf("%v %+v", err, c)
 		}
 		closes(t, s)
@@ -167,7 +167,7 @@ func TestChangesAreWrittenSecondsLater(t *testing.T) {
 func TestForgettingWorksBesideADaemonAndWithout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "memory.db")
-		if _, err := Forget(path, subject(t, "contoso.com")); !errors.Is(err, os.ErrNotExist) {
+		if _, err := Forget(InFile(path), subject(t, "contoso.com")); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%v", err)
 		}
 		if _, err := os.Stat(path); err == nil {
@@ -182,10 +182,10 @@ func TestForgettingWorksBesideADaemonAndWithout(t *testing.T) {
 		s.Learn(addrPort("203.0.113.8:25"), []string{"fabrikam.example"}, tls13(1, true, now))
 		wait := func() { time.Sleep(Behind + time.Second); synctest.Wait() }
 		wait()
-		if n, err := Forget(path, subject(t, "203.0.113.7")); err != nil || n != 2 { // the destination and the hold
+		if n, err := Forget(InFile(path), subject(t, "203.0.113.7")); err != nil || n != 2 { // the destination and the hold
 			t.Errorf("%d %v", n, err)
 		}
-		if n, err := Forget(path, subject(t, "fabrikam.example")); err != nil || n != 1 {
+		if n, err := Forget(InFile(path), subject(t, "fabrikam.example")); err != nil || n != 1 {
 			t.Errorf("%d %v", n, err)
 		}
 		s.Learn(server, nil, tls13(1, true, time.Now())) // before the daemon hears of it
@@ -208,7 +208,7 @@ func TestForgettingWorksBesideADaemonAndWithout(t *testing.T) {
 			t.Error("what was learnt after was forgotten")
 		}
 		closes(t, s)
-		if n, err := Forget(path, subject(t, "203.0.113.0/24")); err != nil || n != 2 {
+		if n, err := Forget(InFile(path), subject(t, "203.0.113.0/24")); err != nil || n != 2 {
 			t.Errorf("%d %v", n, err)
 		}
 		s, r2 := opens(t, path)
@@ -256,10 +256,10 @@ func TestAFileThatIsGoneOrAnotherGetsEverythingAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		wait()
-		if c, err := Read(path); err != nil || len(c.Destinations) != 1 || len(c.Domains) != 1 || len(c.Holds) != 1 {
+		if c, err := Read(InFile(path)); err != nil || len(c.Destinations) != 1 || len(c.Domains) != 1 || len(c.Holds) != 1 {
 			t.Errorf("%v %+v", err, c)
 		}
-		if _, err := Forget(path, subject(t, "203.0.113.7")); err != nil { // whose numbers begin anew
+		if _, err := Forget(InFile(path), subject(t, "203.0.113.7")); err != nil { // whose numbers begin anew
 			t.Fatal(err)
 		}
 		wait()
@@ -289,7 +289,7 @@ func TestALockedFileIsReadLater(t *testing.T) {
 	s.Learn(server, nil, tls13(1, true, time.Now()))
 	f.Close()
 	closes(t, s)
-	if c, err := Read(path); err != nil || len(c.Destinations) != 11 {
+	if c, err := Read(InFile(path)); err != nil || len(c.Destinations) != 11 {
 		t.Errorf("%v, %d destinations", err, len(c.Destinations))
 	}
 }
@@ -334,7 +334,7 @@ func TestAKilledProcessLosesNoMoreThanItsLastBatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		c, err := Read(path)
+		c, err := Read(InFile(path))
 		if err != nil || len(c.Destinations) < least || c.Damaged > 0 {
 			t.Fatalf("round %d: %v, %d destinations of %d", round, err, len(c.Destinations), least)
 		}
@@ -366,10 +366,10 @@ func TestTwoProcessesTakeTurns(t *testing.T) {
 	for w := range 4 {
 		all.Go(func() {
 			for i := range 10 {
-				if _, err := Forget(path, Subject{domain: fmt.Sprintf("d%d.w%d.example", i, w)}); err != nil {
+				if _, err := Forget(InFile(path), Subject{domain: fmt.Sprintf("d%d.w%d.example", i, w)}); err != nil {
 					t.Error(err)
 				}
-				if _, err := Read(path); err != nil {
+				if _, err := Read(InFile(path)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -385,7 +385,7 @@ func TestTwoProcessesTakeTurns(t *testing.T) {
 	if err := s.behind.turn(time.Now()); err != nil {
 		t.Error(err)
 	}
-	if c, err := Read(path); err != nil || len(c.Destinations) != 20 {
+	if c, err := Read(InFile(path)); err != nil || len(c.Destinations) != 20 {
 		t.Errorf("%v %d %v", err, len(c.Destinations), r)
 	}
 }

@@ -5,11 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"postern/enforce/kept"
 )
 
 // The buckets of the file.
@@ -66,11 +67,11 @@ func prepare(tx *bbolt.Tx) error {
 }
 
 // put writes a batch into a bucket.
-func put(tx *bbolt.Tx, name string, b batch) error {
-	if b.empty() {
+func put(tx *bbolt.Tx, name string, b kept.Batch) error {
+	if b.Empty() {
 		return nil
 	}
-	if b.whole {
+	if b.Whole {
 		if err := tx.DeleteBucket([]byte(name)); err != nil {
 			return err
 		}
@@ -78,14 +79,14 @@ func put(tx *bbolt.Tx, name string, b batch) error {
 			return err
 		}
 	}
-	slices.SortFunc(b.changes, func(a, b change) int { return bytes.Compare(a.key, b.key) })
+	slices.SortFunc(b.Records, func(a, b kept.Record) int { return bytes.Compare(a.Key, b.Key) })
 	bucket := tx.Bucket([]byte(name))
-	for _, c := range b.changes {
+	for _, r := range b.Records {
 		err := error(nil)
-		if c.value == nil {
-			err = bucket.Delete(c.key)
+		if r.Value == nil || r.Ended { // there is nobody else to be told
+			err = bucket.Delete(r.Key)
 		} else {
-			err = bucket.Put(c.key, c.value)
+			err = bucket.Put(r.Key, r.Value)
 		}
 		if err != nil {
 			return err
@@ -94,59 +95,19 @@ func put(tx *bbolt.Tx, name string, b batch) error {
 	return nil
 }
 
-// A loaded is a file as it was read, each list in the order of the last session.
-type loaded struct {
-	destinations []row[netip.AddrPort]
-	domains      []row[domainKey]
-	holds        []held
-	damaged      int  // records that were passed over
-	more         bool // there are more than were read
-}
-
-type row[K any] struct {
-	key K
-	seen
-}
-
-// load reads no more than limit records of each kind.
-func load(tx *bbolt.Tx, limit int) (loaded, error) {
+// load reads no more records of a kind than limit says. A kind of which there are
+// more is in more, too.
+func load(tx *bbolt.Tx, limit map[string]int) (all map[string][]kept.Record, more map[string]bool, err error) {
 	if err := ours(tx); err != nil {
-		return loaded{}, err
+		return nil, nil, err
 	}
-	var l loaded
-	l.destinations = rows(tx.Bucket([]byte(destinationsBucket)), limit, decodeDestination, &l)
-	l.domains = rows(tx.Bucket([]byte(domainsBucket)), limit, decodeDomain, &l)
-	l.more = each(tx.Bucket([]byte(holdsBucket)), MostHolds, func(k, v []byte) {
-		if body, err := opened(k, v); err != nil {
-			l.damaged++
-		} else if h, err := decodeHold(k, body); err != nil {
-			l.damaged++
-		} else {
-			l.holds = append(l.holds, h)
-		}
-	}) || l.more
-	slices.SortStableFunc(l.holds, func(a, b held) int { return a.renewed.Compare(b.renewed) })
-	return l, nil
-}
-
-func rows[K any](b *bbolt.Bucket, limit int, decode func([]byte) (K, error), of *loaded) []row[K] {
-	var list []row[K]
-	of.more = each(b, limit, func(k, v []byte) {
-		body, err := opened(k, v)
-		if err != nil {
-			of.damaged++
-			return
-		}
-		key, err := decode(k)
-		s, err2 := decodeSeen(body)
-		if err != nil || err2 != nil {
-			of.damaged++
-			return
-		}
-		list = append(list, row[K]{key, s})
-	}) || of.more
-	slices.SortStableFunc(list, func(a, b row[K]) int { return int(max(-1, min(1, a.last()-b.last()))) })
-	return list
+	all, more = map[string][]kept.Record{}, map[string]bool{}
+	for kind, most := range limit {
+		more[kind] = each(tx.Bucket([]byte(kind)), most, func(k, v []byte) {
+			all[kind] = append(all[kind], kept.Record{Key: bytes.Clone(k), Value: bytes.Clone(v)})
+		})
+	}
+	return all, more, nil
 }
 
 // each stops at limit, and reports whether there is more.
@@ -167,7 +128,7 @@ func each(b *bbolt.Bucket, limit int, do func(k, v []byte)) bool {
 // A forgotten is what a command asked the daemon to forget.
 type forgotten struct {
 	number uint64
-	what   Subject
+	what   string // a Subject
 }
 
 // asked gives what there is to be forgotten behind number.
@@ -178,9 +139,7 @@ func asked(tx *bbolt.Tx, number uint64) []forgotten {
 			return
 		}
 		if body, err := opened(k, v); err == nil {
-			if what, err := ParseSubject(string(body)); err == nil {
-				list = append(list, forgotten{binary.BigEndian.Uint64(k), what})
-			}
+			list = append(list, forgotten{binary.BigEndian.Uint64(k), string(body)})
 		}
 	})
 	return list
@@ -188,14 +147,14 @@ func asked(tx *bbolt.Tx, number uint64) []forgotten {
 
 // ask has the daemon forget what, and drops the oldest of what waits when there
 // is too much of it: a daemon that runs looks every few seconds.
-func ask(tx *bbolt.Tx, what Subject) error {
+func ask(tx *bbolt.Tx, what string) error {
 	b := tx.Bucket([]byte(forgottenBucket))
 	n, err := b.NextSequence()
 	if err != nil {
 		return err
 	}
 	key := binary.BigEndian.AppendUint64(nil, n)
-	if err := b.Put(key, sealed(key, []byte(what.String()))); err != nil {
+	if err := b.Put(key, sealed(key, []byte(what))); err != nil {
 		return err
 	}
 	if n > mostForgotten {

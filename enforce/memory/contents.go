@@ -1,16 +1,15 @@
 package memory
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"postern/enforce/kept"
 )
 
-// CommandWait is how long Read and Forget wait for a daemon that writes.
-const CommandWait = 5 * time.Second
-
-// Contents are what a file has. Entries come in the order of their last session.
+// Contents are what is kept. Entries come in the order of their last session.
 type Contents struct {
 	Destinations []Entry
 	Domains      []Entry
@@ -42,7 +41,7 @@ type Sighting struct {
 	Count       int // sessions
 }
 
-// A HeldClient is a hold as it stands in the file; whether it still lasts depends
+// A HeldClient is a hold as it is kept; whether it still lasts depends
 // on the configuration.
 type HeldClient struct {
 	Client      netip.Prefix
@@ -82,34 +81,52 @@ func (c Contents) Of(what Subject) Contents {
 // Len counts entries and holds.
 func (c Contents) Len() int { return len(c.Destinations) + len(c.Domains) + len(c.Holds) }
 
-// Read reads the file at path, beside a daemon or without one, and changes
-// nothing. The error is os.ErrNotExist where nothing was ever remembered, and
-// ErrDamaged where the daemon would begin a new file.
-func Read(path string) (Contents, error) {
-	var l loaded
-	_, err := with(path, access{wait: CommandWait}, func(db *bbolt.DB) error {
-		return db.View(func(tx *bbolt.Tx) (err error) {
-			l, err = load(tx, mostFile)
-			return err
-		})
-	})
+// mostRead bounds what commands read of a kind; a file bounds itself.
+const mostRead = mostFile
+
+func limits() map[string]int {
+	return map[string]int{destinationsBucket: mostRead, domainsBucket: mostRead, holdsBucket: mostRead}
+}
+
+// Read reads what is kept, beside gateways or without any, and changes nothing.
+func Read(from kept.Archive) (Contents, error) {
+	all, err := from.Read(limits())
 	if err != nil {
 		return Contents{}, err
 	}
-	c := Contents{Damaged: l.damaged}
-	for _, r := range l.destinations {
-		e := entryOf(r.seen)
-		e.Destination = r.key
+	var c Contents
+	for _, r := range all[destinationsBucket] {
+		key, s, err := decodeRecord(r, decodeDestination)
+		if err != nil {
+			c.Damaged++
+			continue
+		}
+		e := entryOf(s)
+		e.Destination = key
 		c.Destinations = append(c.Destinations, e)
 	}
-	for _, r := range l.domains {
-		e := entryOf(r.seen)
-		e.Domain, e.Client = r.key.domain, r.key.client
+	for _, r := range all[domainsBucket] {
+		key, s, err := decodeRecord(r, decodeDomain)
+		if err != nil {
+			c.Damaged++
+			continue
+		}
+		e := entryOf(s)
+		e.Domain, e.Client = key.domain, key.client
 		c.Domains = append(c.Domains, e)
 	}
-	for _, h := range l.holds {
-		c.Holds = append(c.Holds, HeldClient{h.client, h.upstream, h.Offered, h.Since, h.renewed, h.Refused})
+	for _, r := range all[holdsBucket] {
+		h, err := decodeHoldRecord(r)
+		if err != nil {
+			c.Damaged++
+		} else if !h.cleared {
+			c.Holds = append(c.Holds, HeldClient{h.client, h.upstream, h.Offered, h.Since, h.renewed, h.Refused})
+		}
 	}
+	for _, list := range [][]Entry{c.Destinations, c.Domains} {
+		slices.SortStableFunc(list, func(a, b Entry) int { return cmp.Compare(a.seen.last(), b.seen.last()) })
+	}
+	slices.SortStableFunc(c.Holds, func(a, b HeldClient) int { return a.Renewed.Compare(b.Renewed) })
 	return c, nil
 }
 
@@ -123,66 +140,22 @@ func entryOf(s seen) Entry {
 	return e
 }
 
-// Forget takes what a subject names out of the file at path and gives how many
-// entries and holds that were. A daemon that runs forgets what it has of them in
-// memory within Behind of that, with whatever it learnt of them in between. The
-// file is neither made nor given to another owner.
-func Forget(path string, what Subject) (int, error) {
-	n := 0
-	_, err := with(path, access{write: true, wait: CommandWait}, func(db *bbolt.DB) error {
-		return db.Update(func(tx *bbolt.Tx) error {
-			if err := prepare(tx); err != nil {
-				return err
-			}
-			l, err := load(tx, mostFile)
-			if err != nil {
-				return err
-			}
-			var gone loaded
-			gone.of(l, what)
-			n = len(gone.destinations) + len(gone.domains) + len(gone.holds)
-			if err := gone.delete(tx); err != nil {
-				return err
-			}
-			return ask(tx, what) // also of what the daemon has not written yet
-		})
+// Forget takes what a subject names out of what is kept and gives how many entries
+// and holds that were. Gateways that run forget what they have of them in memory
+// within seconds, with whatever they learnt of them in between.
+func Forget(from kept.Archive, what Subject) (int, error) {
+	return from.Forget(what.String(), limits(), func(kind string, key []byte) bool {
+		switch kind {
+		case destinationsBucket:
+			a, err := decodeDestination(key)
+			return err == nil && what.hasDestination(a)
+		case domainsBucket:
+			k, err := decodeDomain(key)
+			return err == nil && what.hasDomain(k)
+		case holdsBucket:
+			k, err := decodeHoldKey(key)
+			return err == nil && what.hasHold(k)
+		}
+		return false
 	})
-	return n, err
-}
-
-func (l *loaded) of(all loaded, what Subject) {
-	for _, r := range all.destinations {
-		if what.hasDestination(r.key) {
-			l.destinations = append(l.destinations, r)
-		}
-	}
-	for _, r := range all.domains {
-		if what.hasDomain(r.key) {
-			l.domains = append(l.domains, r)
-		}
-	}
-	for _, h := range all.holds {
-		if what.hasHold(h.holdKey) {
-			l.holds = append(l.holds, h)
-		}
-	}
-}
-
-func (l *loaded) delete(tx *bbolt.Tx) error {
-	for _, r := range l.destinations {
-		if err := tx.Bucket([]byte(destinationsBucket)).Delete(encodeDestination(r.key)); err != nil {
-			return err
-		}
-	}
-	for _, r := range l.domains {
-		if err := tx.Bucket([]byte(domainsBucket)).Delete(encodeDomain(r.key)); err != nil {
-			return err
-		}
-	}
-	for _, h := range l.holds {
-		if err := tx.Bucket([]byte(holdsBucket)).Delete(encodeHold(h.holdKey)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"postern/enforce/kept"
 )
 
 // What is wrong with a file, and what becomes of it.
@@ -70,7 +72,7 @@ func TestAFileThatCannotBeUsedStopsNothing(t *testing.T) {
 			if (len(kept) == 1) != tc.aside {
 				t.Errorf("%q", kept)
 			}
-			if c, err := Read(path); tc.aside && (err != nil || len(c.Destinations) != 1) {
+			if c, err := Read(InFile(path)); tc.aside && (err != nil || len(c.Destinations) != 1) {
 				t.Errorf("%v %+v", err, c)
 			}
 		})
@@ -123,7 +125,7 @@ func TestADiskThatIsFullStopsNothingAndIsTriedAgain(t *testing.T) {
 		}
 		time.Sleep(2 * retry)
 		synctest.Wait()
-		if c, err := Read(path); err != nil || len(c.Destinations) != 500 {
+		if c, err := Read(InFile(path)); err != nil || len(c.Destinations) != 500 {
 			t.Errorf("%v, %d destinations", err, len(c.Destinations))
 		}
 		closes(t, s)
@@ -162,7 +164,7 @@ func TestADamagedFileIsFoundOrHarmless(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-		if c, err := Read(path); err != nil || len(c.Of(subject(t, server.String())).Destinations) != 1 {
+		if c, err := Read(InFile(path)); err != nil || len(c.Of(subject(t, server.String())).Destinations) != 1 {
 			t.Errorf("%s: afterwards %v", what, err)
 		}
 	}
@@ -198,7 +200,7 @@ func TestAPanicAndAPageThatIsGoneAreDamage(t *testing.T) {
 			if err := os.Truncate(path, 4*pageSize); err != nil { // while it is mapped: SIGBUS
 				return err
 			}
-			_, err := load(tx, 1000)
+			_, _, err := load(tx, limits())
 			return err
 		})
 	})
@@ -215,15 +217,15 @@ func TestWhatBboltWritesPasses(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	for round := range 300 {
 		edit(t, path, func(tx *bbolt.Tx) error {
-			var b batch
-			b.whole = round%100 == 99
+			var b kept.Batch
+			b.Whole = round%100 == 99
 			for range random.IntN(200) {
 				k := []byte(fmt.Sprintf("%x.example", random.IntN(2000)))
-				c := change{k, make([]byte, random.IntN(900))}
+				c := kept.Record{Key: k, Value: make([]byte, random.IntN(900))}
 				if random.IntN(5) < 3 && round > 50 {
-					c.value = nil
+					c.Value = nil
 				}
-				b.changes = append(b.changes, c)
+				b.Records = append(b.Records, c)
 			}
 			return put(tx, destinationsBucket, b)
 		})

@@ -20,11 +20,16 @@ func FuzzRecords(f *testing.F) {
 	f.Add(encodeDomain(domainKey{"contoso.com", clientOf(client)}), s.encode())
 	e := holdEntry{Hold: enforce.Hold{Offered: 0x301, Since: noon, Refused: 2}, renewed: noon}
 	f.Add(encodeHold(keyOf(from("10.1.0.9", "203.0.113.7"))), e.encode())
+	f.Add(encodeHold(keyOf(from("10.1.0.9", "203.0.113.7"))), encodeCleared(noon))
 	f.Fuzz(func(t *testing.T, k, v []byte) {
 		if got, err := decodeSeen(v); err == nil {
 			again, err := decodeSeen(got.encode())
 			if err != nil || fmt.Sprint(again) != fmt.Sprint(got) || len(got.sightings) > mostKeys+1 {
 				t.Fatalf("%v: %+v became %+v", err, got, again)
+			}
+			once := seen{}.joined(got) // as whoever restores it does, whatever it says
+			if twice := once.joined(got); !twice.equal(once) || len(once.sightings) > 0 && len(once.sightings) < len(got.sightings)-1 {
+				t.Fatalf("%+v joined is %+v, and once more %+v", got, once, twice)
 			}
 		}
 		if got, err := decodeDestination(k); err == nil {
@@ -38,8 +43,12 @@ func FuzzRecords(f *testing.F) {
 			}
 		}
 		if got, err := decodeHold(k, v); err == nil {
-			e := holdEntry{holdKey: got.holdKey, Hold: got.Hold, renewed: got.renewed}
-			if again, err := decodeHold(encodeHold(got.holdKey), e.encode()); err != nil || again != got {
+			e := holdEntry{holdKey: got.holdKey, Hold: got.Hold, failed: got.failed, renewed: got.renewed}
+			value := e.encode()
+			if got.cleared {
+				value = encodeCleared(got.renewed)
+			}
+			if again, err := decodeHold(encodeHold(got.holdKey), value); err != nil || again != got {
 				t.Fatalf("%+v %+v %v", got, again, err)
 			}
 		}
@@ -78,7 +87,7 @@ func FuzzPages(f *testing.F) {
 				if err := prepare(tx); err != nil {
 					return err
 				}
-				if _, err := load(tx, 1000); err != nil {
+				if _, _, err := load(tx, limits()); err != nil {
 					return err
 				}
 				b := tx.Bucket([]byte(destinationsBucket))
@@ -91,7 +100,7 @@ func FuzzPages(f *testing.F) {
 			})
 		})
 		if err == nil {
-			if _, err := Read(path); err != nil {
+			if _, err := Read(InFile(path)); err != nil {
 				t.Fatalf("written, and then %v", err)
 			}
 		}

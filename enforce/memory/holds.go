@@ -35,6 +35,7 @@ type Holds struct {
 	shares  map[netip.Prefix]*list.List // of a client or a block, the longest untouched first
 	all     list.List
 	changed changes[holdKey]
+	cleared map[holdKey]time.Time // where holds are kept: those that were ended here
 }
 
 type holdKey struct {
@@ -46,7 +47,8 @@ type holdKey struct {
 type holdEntry struct {
 	holdKey
 	enforce.Hold
-	renewed time.Time
+	failed  time.Time // the last handshake
+	renewed time.Time // by that, or by a refusal since
 	places  [sharesOfAnyone]*list.Element
 }
 
@@ -61,7 +63,7 @@ func (h *Holds) Begin(c enforce.Connection, offered uint16, now time.Time) {
 		e = h.add(k)
 		e.Since = now
 	}
-	e.Offered = offered
+	e.Offered, e.failed = offered, now
 	h.touch(e, now)
 }
 
@@ -93,11 +95,12 @@ func (h *Holds) Refused(c enforce.Connection, lasts time.Duration, renew bool, n
 }
 
 // Clear ends the hold of a client whose handshake succeeded.
-func (h *Holds) Clear(c enforce.Connection) {
+func (h *Holds) Clear(c enforce.Connection, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if e := h.entries[keyOf(c)]; e != nil {
 		h.remove(e)
+		h.ended(e.holdKey, now)
 	}
 }
 
@@ -132,6 +135,7 @@ func (h *Holds) add(k holdKey) *holdEntry {
 	}
 	e := &holdEntry{holdKey: k}
 	h.entries[k] = e
+	delete(h.cleared, k)
 	for i, of := range h.lists(k) {
 		e.places[i] = of.PushBack(e)
 	}

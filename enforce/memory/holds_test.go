@@ -72,7 +72,7 @@ func TestAHoldLastsFromItsLastRefusalAndEndsWithASuccess(t *testing.T) {
 		t.Error("a refusal began a hold")
 	}
 	h.Begin(c, tls.VersionTLS10, noon)
-	h.Clear(c)
+	h.Clear(c, noon)
 	if h.Find(c, day, noon) != nil || len(h.shares) != 0 || h.all.Len() != 0 {
 		t.Error("held after a success")
 	}
@@ -134,7 +134,7 @@ func TestHoldsAreWhatAPlainMapWouldKeep(t *testing.T) {
 					plain[[2]netip.Addr{c.Client, c.Upstream}] = now
 				}
 			case 2:
-				h.Clear(c)
+				h.Clear(c, now)
 				delete(plain, [2]netip.Addr{c.Client, c.Upstream})
 			}
 		}

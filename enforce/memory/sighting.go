@@ -206,32 +206,6 @@ func (s *seen) miss(at int64) {
 	s.missed, s.lastMissed = more(s.missed), max(s.lastMissed, at)
 }
 
-// join adds what a file has to what was seen since.
-func (s *seen) join(o seen) {
-	for _, c := range o.sightings {
-		i := s.find(c.spki)
-		switch {
-		case i >= 0:
-			have := &s.sightings[i]
-			have.first, have.last, have.counted = min(have.first, c.first), max(have.last, c.last), max(have.counted, c.counted)
-			have.occasions, have.count = max(have.occasions, c.occasions), max(have.count, c.count)
-			have.version = max(have.version, c.version)
-			if c.verified && !have.verified && !s.sightings[0].verified {
-				have.verified = true
-				s.sightings[0], s.sightings[i] = s.sightings[i], s.sightings[0]
-			}
-		case c.verified && len(s.sightings) > 0 && s.sightings[0].verified:
-			have := &s.sightings[0]
-			have.first, have.version = min(have.first, c.first), max(have.version, c.version)
-		case c.verified:
-			s.sightings = append([]sighting{c}, s.sightings...)
-		case s.room():
-			s.sightings = append(s.sightings, c)
-		}
-	}
-	s.missed, s.lastMissed = max(s.missed, o.missed), max(s.lastMissed, o.lastMissed)
-}
-
 // last is when it was last seen with TLS.
 func (s *seen) last() int64 {
 	var t int64

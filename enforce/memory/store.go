@@ -1,11 +1,14 @@
 package memory
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"postern/enforce/kept"
 )
 
 // The bounds of a Store.
@@ -19,13 +22,18 @@ const (
 
 // Options are what a Store is told.
 type Options struct {
-	Path     string        // of the file; "" remembers in this process alone
+	Path     string        // of the file; "" has none
 	Remember time.Duration // how long after the last session with TLS; at least a second
+	Hold     time.Duration // how long a hold is kept after it was renewed; 0 is a day
 	Entries  int           // destinations, and as many domains, half of them verified; 0 is DefaultEntries
 
 	// Report is told what is wrong with the file, once until that changes. It is
 	// called by Open and by a goroutine of the Store's, and must not call the Store.
 	Report func(error)
+
+	// Keeper keeps what is remembered where there is no Path; nil: nobody does. It is
+	// not the Store's to close.
+	Keeper kept.Keeper
 }
 
 // A Store remembers what destinations and recipient domains could do. It answers
@@ -34,9 +42,11 @@ type Options struct {
 // Its methods may be called by any number of sessions at once.
 type Store struct {
 	remember     atomic.Int64 // seconds
+	hold         atomic.Int64 // a time.Duration
 	destinations table[netip.AddrPort]
 	domains      table[domainKey]
-	behind       *behind // nil: there is no file
+	behind       *behind     // nil: there is no file
+	keeper       kept.Keeper // behind, or another; nil: nobody keeps anything
 }
 
 // Open makes a Store and reads its file. A file that is damaged is given another
@@ -66,20 +76,32 @@ func newStore(o Options) (*Store, error) {
 	}
 	s := new(Store)
 	s.Remember(o.Remember)
+	s.Hold(cmp.Or(o.Hold, 24*time.Hour))
 	s.destinations.bounds, s.destinations.encode = boundsOfDestination, encodeDestination
 	s.domains.bounds, s.domains.encode = boundsOfDomain, encodeDomain
 	s.destinations.init(o.Entries)
 	s.domains.init(o.Entries)
+	s.keeper = o.Keeper
 	if o.Path != "" {
+		s.behind = newBehind(o.Path, o.Report)
+		s.keeper = s.behind
+	}
+	if s.keeper != nil {
 		s.destinations.keep()
 		s.domains.keep()
-		s.behind = newBehind(s, o)
+		s.keeper.Keep(&records[netip.AddrPort]{destinationsBucket, &s.destinations, decodeDestination,
+			func(what Subject) func(netip.AddrPort) bool { return what.hasDestination }, s.remember.Load})
+		s.keeper.Keep(&records[domainKey]{domainsBucket, &s.domains, decodeDomain,
+			func(what Subject) func(domainKey) bool { return what.hasDomain }, s.remember.Load})
 	}
 	return s, nil
 }
 
 // Remember changes how long is remembered.
 func (s *Store) Remember(d time.Duration) { s.remember.Store(int64(d / time.Second)) }
+
+// Hold changes how long holds are kept.
+func (s *Store) Hold(d time.Duration) { s.hold.Store(int64(d)) }
 
 // Learn takes into account that a session with addr came as far as TLS, and that
 // addr took mail for domains (lower-case A-labels) in it. Nothing but this makes
@@ -131,11 +153,12 @@ func (s *Store) RecallDomain(domain string, client netip.Addr, now time.Time) (K
 	return s.domains.recall(domainKey{domain, clientOf(client)}, now.Unix(), s.remember.Load())
 }
 
-// Keep adds to h the holds that the file has, and keeps in the file what h comes
-// to have. It is called once, before h is used.
+// Keep adds to h the holds that are kept, and keeps what h comes to have. It is
+// called once, before h is used.
 func (s *Store) Keep(h *Holds) {
-	if s.behind != nil {
-		s.behind.keep(h)
+	if s.keeper != nil {
+		h.keep()
+		s.keeper.Keep(holdRecords{h, func() time.Duration { return time.Duration(s.hold.Load()) }})
 	}
 }
 
@@ -145,13 +168,13 @@ func (s *Store) Forget(what Subject) {
 	s.domains.forget(what.hasDomain)
 }
 
-// Close writes what is not written yet, and waits a few seconds for that at most.
-// The Store goes on in memory alone. The error was not reported.
+// Close writes into the file what is not written yet, and waits a few seconds for
+// that at most. The Store goes on in memory alone. The error was not reported.
 func (s *Store) Close() error {
 	if s.behind == nil {
 		return nil
 	}
-	return s.behind.close()
+	return s.behind.Close()
 }
 
 // destination is an address as it is remembered.

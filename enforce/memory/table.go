@@ -108,24 +108,32 @@ func (t *table[K]) recall(k K, now, remember int64) (Known, bool) {
 	return e.known(now, remember)
 }
 
-// restore joins what a file has. Entries come in the order of their last session.
+// restore joins what is kept. Entries come in the order of their last session. What
+// was not seen since keeps its place: who has it written again renews nothing.
 func (t *table[K]) restore(k K, s seen, now, remember int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	for i := range s.sightings { // a clock that was ahead must not make it last for ever
 		c := &s.sightings[i]
 		c.first, c.last, c.counted = min(c.first, now), min(c.last, now), min(c.counted, now)
 	}
+	s = seen{}.joined(s) // as it is after any other joining
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	e := t.entries[k]
 	if e == nil {
-		e = &entry[K]{key: k, class: classes, seen: s}
+		e = &entry[K]{key: k, class: classes}
 		t.entries[k] = e
+	}
+	last := e.last()
+	e.seen = e.seen.joined(s)
+	if e.seen.equal(s) {
+		t.changed.settled(k)
 	} else {
-		e.join(s)
 		t.changed.note(k)
 	}
 	e.expire(now, remember)
-	t.settle(e, now, remember)
+	if e.class == classes || e.last() > last || e.classAt(now, remember) != e.class {
+		t.settle(e, now, remember)
+	}
 }
 
 // settle puts e last in the lists of the class that it is of now, or takes it out

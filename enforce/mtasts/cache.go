@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"postern/enforce/kept"
 )
 
 // The bounds of a Cache.
@@ -40,6 +42,9 @@ type Options struct {
 	Roots *x509.CertPool
 	// Dir holds the cache on disk, one file a domain; "" keeps it in memory alone.
 	Dir string
+	// Keeper tells other gateways of policies that are fetched, and brings theirs; nil:
+	// there are none. It is not the Cache's to close.
+	Keeper kept.Keeper
 	// Report is told of what an administrator should see: a stored policy that
 	// could not be read or written, a policy that could not be refreshed (RFC 8461
 	// §10.2; not of those with mode none). subject is a domain or a file's name. It
@@ -65,6 +70,7 @@ type Cache struct {
 	// Who was asked for longest ago stands in front. Domains without a policy, of
 	// which anybody can name as many as they like, push out their like only.
 	holding, others list.List
+	changed         changed
 }
 
 // An entry is what is known of one domain.
@@ -109,6 +115,9 @@ func New(o Options) (*Cache, error) {
 		}
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if o.Keeper != nil {
+		o.Keeper.Keep(policies{c})
+	}
 	return c, nil
 }
 
@@ -238,7 +247,10 @@ func (c *Cache) settle(e *entry) {
 		if front == nil {
 			front = c.holding.Front()
 		}
-		c.drop(front.Value.(*entry))
+		e := front.Value.(*entry)
+		if c.drop(e); e.policy.State == Found {
+			c.note(e.domain)
+		}
 	}
 }
 

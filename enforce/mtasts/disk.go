@@ -195,6 +195,7 @@ func (c *Cache) read(domain string) {
 	switch {
 	case err == nil:
 		e.policy, e.last, e.asked, e.refresh = p, Found, asked, refreshAt(p)
+		c.note(domain)
 	case errors.Is(err, errExpired), errors.Is(err, fs.ErrNotExist):
 		c.unlink(e)
 		err = nil

@@ -141,6 +141,7 @@ func (c *Cache) land(domain string, out outcome, now time.Time) *entry {
 		e.policy = *out.policy
 		e.refresh = refreshAt(e.policy)
 		e.failedID, e.failures, e.retry = "", 0, time.Time{}
+		c.note(domain)
 	}
 	if out.failed {
 		e.failures++

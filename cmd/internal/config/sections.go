@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"postern/enforce"
+	"postern/enforce/cluster"
 	"postern/proxy"
 )
 
@@ -307,7 +308,7 @@ func readVerify(t *table, c *proxy.Verify) {
 
 // readMemory reads [memory].
 func readMemory(t *table, c *proxy.Memory) {
-	read(t, "store", &c.Store, optional(database))
+	readStore(t, c)
 	read(t, "downgrade", &c.Downgrade, oneOf(same("off", "log", "block")...))
 	read(t, "remember", &c.Remember, days)
 	t.done()
@@ -325,19 +326,34 @@ func readLater(top *table) {
 	a.done()
 }
 
-// database reads where memory is kept, the kind of database and its file, and gives
-// the file.
-func database(s string) (string, string) {
-	const scheme, expected = "bolt://", `"bolt://" and an absolute path such as "bolt:///var/lib/postern/memory.db"`
-	path, ok := strings.CutPrefix(s, scheme)
-	if !ok {
-		return "", expected
+// readStore reads where memory is kept: a kind of database and its file, or a server.
+// What may have a password is not quoted.
+func readStore(t *table, c *proxy.Memory) {
+	const scheme = "bolt://"
+	const expected = `"bolt://" and an absolute path such as "bolt:///var/lib/postern/memory.db", or a server, ` + cluster.Expected
+	text, isText := t.values["store"].(string)
+	kind, _, _ := strings.Cut(text, ":")
+	if isText && (strings.Contains(text, "@") || slices.Contains(cluster.Schemes(), kind)) {
+		t.value("store")
+		server, err := cluster.ParseAddress(text)
+		if err != nil {
+			t.fail("store", "an address with %v found, expected %s", err, expected)
+			return
+		}
+		c.Store, c.Server = "", server
+		return
 	}
-	path, problem := file(path)
-	if problem != "" {
-		return "", expected
-	}
-	return path, ""
+	read(t, "store", &c.Store, optional(func(s string) (string, string) {
+		path, ok := strings.CutPrefix(s, scheme)
+		if !ok {
+			return "", expected
+		}
+		path, problem := file(path)
+		if problem != "" {
+			return "", expected
+		}
+		return path, ""
+	}))
 }
 
 // days reads a duration that is written in whole days, "30d".

@@ -4,5 +4,6 @@
 //
 // It changes nothing, waits for nobody longer than a few seconds, and takes what
 // it may not look at for unknown, never for good. It does not judge a policy, and
-// it connects to nobody but the machine's resolvers.
+// it connects to nobody but the machine's resolvers and the server whose memory
+// gateways share.
 package doctor

@@ -45,6 +45,7 @@ type Patient struct {
 	// Faults are of other files that the configuration names.
 	Faults   []error
 	Resolver Asked
+	Shared   Shared
 	// User is whom the service runs as; one that does not exist is nobody's.
 	User string
 	// Built is when the program was, zero where that is not known.
@@ -77,6 +78,7 @@ func checks() []check {
 		{"clock", clock},
 		{"mtu", mtu},
 		{"resolver", resolver},
+		{"shared memory", sharedMemory},
 	}
 }
 

@@ -20,6 +20,7 @@ func (h *held) Find(c enforce.Connection) *enforce.Hold {
 func (h *held) Refused(c enforce.Connection, renew bool) {
 	h.Holds.Refused(c, time.Hour, renew, time.Now())
 }
+func (h *held) Clear(c enforce.Connection) { h.Holds.Clear(c, time.Now()) }
 
 // The bench's client and upstream.
 var (
