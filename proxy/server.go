@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -136,23 +137,30 @@ func (s *Server) Addresses() []netip.AddrPort {
 	return all
 }
 
+// processorsPerLoop is how many processors one loop that accepts can keep busy with
+// sessions: it takes about a thirtieth of what a whole session does.
+const processorsPerLoop = 8
+
 // Serve accepts connections until Shutdown, and returns nil then. Any other
 // return is a listener that broke for good.
 func (s *Server) Serve() error {
 	if len(s.listeners) == 0 {
 		return errors.New("no listening socket")
 	}
-	broken := make(chan error, len(s.listeners))
+	abreast := max(1, runtime.GOMAXPROCS(0)/processorsPerLoop)
+	broken := make(chan error, len(s.listeners)*abreast)
 	var loops sync.WaitGroup
 	for _, l := range s.listeners {
-		loops.Go(func() { broken <- s.accept(l) })
+		for range abreast {
+			loops.Go(func() { broken <- s.accept(l) })
+		}
 	}
 	loops.Go(s.remindOfExpired)
 	background, end := context.WithCancel(context.Background())
 	loops.Go(func() { s.known.run(background) })
 	loops.Go(func() { <-s.stopping; end() })
 	var err error
-	for range s.listeners {
+	for range cap(broken) {
 		if e := <-broken; e != nil && err == nil {
 			err = e
 			s.beginStop() // half a proxy is none: let the service manager start a whole one

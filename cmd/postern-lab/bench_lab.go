@@ -205,6 +205,16 @@ func (d *digests) arrived(a proxytest.Arrival) {
 	}
 }
 
+// missing is how many messages were accepted and have not arrived.
+func (d *digests) missing() (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, sent := range d.sent {
+		n += sent - d.got[id]
+	}
+	return n
+}
+
 // check finds fault unless each message that was accepted arrived once, as it was.
 func (d *digests) check() error {
 	d.mu.Lock()

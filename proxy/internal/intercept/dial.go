@@ -119,11 +119,14 @@ func (a *attempt) dial(ctx context.Context) (*net.TCPConn, error) {
 		a.forget()
 		return nil, errors.Join(err, tcp.Close())
 	}
-	a.gate.legs.mu.Lock()
-	defer a.gate.legs.mu.Unlock()
+	legs := a.legs()
+	legs.mu.Lock()
+	defer legs.mu.Unlock()
 	a.leg.conn = raw
 	return tcp, nil
 }
+
+func (a *attempt) legs() *legs { return a.gate.legsOf(a.client, a.destination) }
 
 // start sends the SYN and records the connection under the address that it
 // went out from.
@@ -133,7 +136,7 @@ func (a *attempt) start(fd int) error {
 			return err
 		}
 	}
-	legs := a.gate.legs
+	legs := a.legs()
 	legs.mu.Lock()
 	defer legs.mu.Unlock()
 	if a.bind != nil && !a.cornered {
@@ -161,9 +164,10 @@ func (a *attempt) forget() {
 	if a.leg == nil {
 		return
 	}
-	a.gate.legs.mu.Lock()
-	defer a.gate.legs.mu.Unlock()
-	a.gate.legs.upstream.remove(a.route, a.port, a.leg)
+	legs := a.legs()
+	legs.mu.Lock()
+	defer legs.mu.Unlock()
+	legs.upstream.remove(a.route, a.port, a.leg)
 	a.leg = nil
 }
 

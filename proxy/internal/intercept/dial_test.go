@@ -212,10 +212,17 @@ func TestDialEndsWithItsContext(t *testing.T) {
 		if !errors.As(err, &timeout) || !timeout.Timeout() || time.Since(began) > patience {
 			t.Errorf("%s: %v after %v, want a timeout", server, err, time.Since(began))
 		}
-		if gate.legs.upstream.count != 0 {
-			t.Errorf("%d upstream legs are remembered", gate.legs.upstream.count)
+		if n := upstreamLegs(gate); n != 0 {
+			t.Errorf("%d upstream legs are remembered", n)
 		}
 	}
+}
+
+func upstreamLegs(gate *Gate) (n int) {
+	for i := range gate.legs {
+		n += gate.legs[i].upstream.count
+	}
+	return n
 }
 
 func TestARefusedConnectionIsReportedAsRefused(t *testing.T) {
@@ -230,8 +237,8 @@ func TestARefusedConnectionIsReportedAsRefused(t *testing.T) {
 			if !errors.Is(err, unix.ECONNREFUSED) {
 				t.Errorf("got %v", err)
 			}
-			if gate.legs.upstream.count != 0 {
-				t.Errorf("%d upstream legs are remembered", gate.legs.upstream.count)
+			if n := upstreamLegs(gate); n != 0 {
+				t.Errorf("%d upstream legs are remembered", n)
 			}
 		})
 	}
@@ -268,7 +275,7 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if count := gate.legs.upstream.count; count >= smallestSweep {
+	if count := upstreamLegs(gate); count >= smallestSweep {
 		t.Errorf("%d upstream legs are remembered", count)
 	}
 }

@@ -41,7 +41,7 @@ type Options struct {
 type Gate struct {
 	options   Options
 	mechanism mechanism
-	legs      *legs
+	legs      *allLegs
 	names     *interfaceNames
 
 	mu  sync.Mutex
@@ -179,13 +179,14 @@ func (g *Gate) Arrive(conn *net.TCPConn) (Arrival, error) {
 // back. A client that happens to use the very port we dialled the same server
 // from looks the same and is refused too: both would share one conntrack entry.
 func (g *Gate) enter(r route, port uint16, conn syscall.RawConn) error {
-	g.legs.mu.Lock()
-	defer g.legs.mu.Unlock()
-	if g.legs.upstream.holds(r, port) {
+	legs := g.legsOf(r.from, r.to)
+	legs.mu.Lock()
+	defer legs.mu.Unlock()
+	if legs.upstream.holds(r, port) {
 		return fmt.Errorf("%w: the connection from %s to %s is Postern's own", ErrLoop,
 			netip.AddrPortFrom(r.from, port), r.to)
 	}
-	g.legs.client.add(r, port, &leg{conn})
+	legs.client.add(r, port, &leg{conn})
 	return nil
 }
 

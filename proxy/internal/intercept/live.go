@@ -33,7 +33,7 @@ func (l *leg) open() bool {
 	return l.conn == nil || l.conn.Control(func(uintptr) {}) == nil
 }
 
-const smallestSweep = 1024
+const smallestSweep = 64
 
 func newConnections() *connections {
 	return &connections{byRoute: map[route]map[uint16]*leg{}, sweepAt: smallestSweep}
@@ -94,15 +94,43 @@ func (c *connections) sweep() {
 	}
 }
 
-// legs are both kinds of connection, under one lock: that a port is chosen and
-// that it is known to be ours must not come apart, or our own SYN could come
-// back before we know it.
+// legs are both kinds of connection of some routes, under one lock: that a port is
+// chosen and that it is known to be ours must not come apart, or our own SYN could
+// come back before we know it.
 type legs struct {
 	mu       sync.Mutex
 	client   *connections
 	upstream *connections
 }
 
-func newLegs() *legs {
-	return &legs{client: newConnections(), upstream: newConnections()}
+// allLegs are those of all routes. A connection is made under a lock, and that takes
+// long enough that others should not all wait for it.
+type allLegs [16]legs
+
+func newLegs() *allLegs {
+	all := new(allLegs)
+	for i := range all {
+		all[i].client, all[i].upstream = newConnections(), newConnections()
+	}
+	return all
+}
+
+// of gives the legs between a client and a server. Where the client's address is not
+// kept both legs have the server in common, and no more.
+func (all *allLegs) of(client netip.Addr, to netip.AddrPort) *legs {
+	sum := uint(to.Port())
+	for _, a := range []netip.Addr{client, to.Addr()} {
+		for _, octet := range a.As16() {
+			sum = sum*31 + uint(octet)
+		}
+	}
+	return &all[sum%uint(len(all))]
+}
+
+// legsOf are those that the connections of a client to a server belong to.
+func (g *Gate) legsOf(client netip.Addr, to netip.AddrPort) *legs {
+	if !g.options.PreserveSource {
+		client = netip.IPv6Unspecified()
+	}
+	return g.legs.of(client, to)
 }

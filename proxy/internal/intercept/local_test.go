@@ -224,7 +224,7 @@ func TestAnUpstreamPortEqualToTheMailServersIsAvoided(t *testing.T) {
 	}
 	locally(t, n, func(t *testing.T, own, server netip.Addr) {
 		echo(t, n.Server, at(server, smtp))
-		gate.legs.client.add(route{own, at(server, smtp)}, 50000, &leg{})
+		gate.legsOf(own, at(server, smtp)).client.add(route{own, at(server, smtp)}, 50000, &leg{})
 		var got netip.AddrPort
 		err := n.Gateway.Do(func() error {
 			conn, err := gate.Dial(within(t, patience), Arrival{Client: at(own, 50000), Interface: Loopback}, at(server, smtp))

@@ -53,3 +53,6 @@ func StartPostfix(host *netlab.Host, o Options) (*Postfix, error) {
 	}
 	return p, nil
 }
+
+// PID is the process that all others of it come from, as this program sees it.
+func (p *Postfix) PID() int { return p.server.command.Process.Pid }
