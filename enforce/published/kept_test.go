@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/metrics"
 	"testing"
 	"time"
 
@@ -137,6 +138,33 @@ func stored(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	return dir
+}
+
+func TestWhatIsKnownIsHadWithoutStartingAnything(t *testing.T) { // beside no other: it counts
+	most := map[string]float64{"Nothing at all": 2, "MX": 5, "Signed MX": 12, "DANE": 30, "MTA-STS": 20} // allocations
+	for name, k := range keptDomains(t) {
+		t.Run(name, func(t *testing.T) {
+			ctx := within(t)
+			k.look(t, ctx) // its look at the policy goes on behind
+			time.Sleep(50 * time.Millisecond)
+			const looks = 100
+			before := started()
+			each := testing.AllocsPerRun(looks, func() { k.look(t, ctx) })
+			if n := started() - before; n >= looks {
+				t.Errorf("%d looks started %d goroutines", looks, n)
+			}
+			if each > most[name] {
+				t.Errorf("%v allocations, want at most %v", each, most[name])
+			}
+		})
+	}
+}
+
+// started is how many goroutines the process has started.
+func started() uint64 {
+	sample := []metrics.Sample{{Name: "/sched/goroutines-created:goroutines"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
 
 // BenchmarkLook is what a session asks of a recipient's domain, all of which is
