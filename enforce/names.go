@@ -56,16 +56,16 @@ func matchName(name, pattern string) bool {
 // an empty label (a trailing dot, too), an octet that no A-label has, a wildcard
 // that is not the whole first label, and a wildcard with nothing below it.
 func splitName(name string) (first, rest string, ok bool) {
-	labels := strings.Split(name, ".")
-	for i, l := range labels {
-		if l == "*" && i == 0 && len(labels) > 1 {
-			continue
-		}
-		if !hostLabel(l) {
+	first, rest, _ = strings.Cut(name, ".")
+	if first == "*" && len(name) > len(first) {
+		name = rest
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if !hostLabel(label) {
 			return "", "", false
 		}
 	}
-	return labels[0], strings.Join(labels[1:], "."), true
+	return first, rest, true
 }
 
 // hostLabel reports whether l is a lower-case label of letters, digits and

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -51,9 +52,12 @@ const MostHosts = 16
 // MostHosts have none either, though somebody might have published some for the
 // seventeenth host and for none before: to defer a domain's mail for good for the
 // number of its hosts would be worse, and that number is DNSSEC-secure.
+//
+// What r keeps is taken from there at once, on the caller's goroutine; others are
+// started for those hosts only of which something has to be asked.
 func Lookup(ctx context.Context, r *resolver.Resolver, domain string, mx resolver.MX, port uint16) []Host {
 	hosts := make([]Host, len(mx.Hosts))
-	var all sync.WaitGroup
+	var missing []int
 	for i, h := range mx.Hosts {
 		hosts[i] = Host{Name: h.Name, Expires: mx.Expires}
 		switch {
@@ -62,24 +66,43 @@ func Lookup(ctx context.Context, r *resolver.Resolver, domain string, mx resolve
 		case i >= MostHosts:
 			hosts[i].Detail = fmt.Sprintf("not looked up, after %d hosts", MostHosts)
 		default:
-			all.Go(func() { hosts[i] = find(ctx, r, h.Name, port) })
-			continue
+			var err error
+			if hosts[i], err = find(ctx, r.Kept(), h.Name, port); errors.Is(err, resolver.ErrNotKept) {
+				missing = append(missing, i)
+			}
 		}
 	}
-	all.Wait()
+	ask(ctx, r, hosts, missing, port)
+	names := make([]string, 0, 3*len(hosts))
 	for i := range hosts {
-		hosts[i].Names = identifiers(hosts[i], domain, mx.Secure)
+		from := len(names)
+		names = identifiers(names, hosts[i], domain, mx.Secure)
+		hosts[i].Names = slices.Clip(names[from:])
 	}
 	return hosts
 }
 
-// identifiers are the names that a host's certificate may be for: the TLSA base
-// domain, the host's, and the domain's own, of which only a secure answer says that
-// the host stands for it (RFC 7672 §3.2.2).
-func identifiers(h Host, domain string, secure bool) []string {
-	var names []string
-	for _, n := range []string{h.Base, h.Name, domain} {
-		if n != "" && (n != domain || secure || n == h.Name) && !slices.Contains(names, n) {
+// ask looks up those of hosts that are missing, at the same time.
+func ask(ctx context.Context, r *resolver.Resolver, hosts []Host, missing []int, port uint16) {
+	if len(missing) == 0 {
+		return
+	}
+	var all sync.WaitGroup
+	for _, i := range missing[1:] {
+		all.Go(func() { hosts[i], _ = find(ctx, r, hosts[i].Name, port) })
+	}
+	first := &hosts[missing[0]]
+	*first, _ = find(ctx, r, first.Name, port)
+	all.Wait()
+}
+
+// identifiers appends to names those that a host's certificate may be for: the TLSA
+// base domain, the host's, and the domain's own, of which only a secure answer says
+// that the host stands for it (RFC 7672 §3.2.2).
+func identifiers(names []string, h Host, domain string, secure bool) []string {
+	from := len(names)
+	for _, n := range [...]string{h.Base, h.Name, domain} {
+		if n != "" && (n != domain || secure || n == h.Name) && !slices.Contains(names[from:], n) {
 			names = append(names, n)
 		}
 	}
@@ -88,35 +111,36 @@ func identifiers(h Host, domain string, secure bool) []string {
 
 // find looks up one host's records. Its addresses come first, for they tell
 // whether its zone is signed at all: servers of unsigned zones often don't answer
-// questions of types that they don't know (RFC 7672 §2.2.2).
-func find(ctx context.Context, r *resolver.Resolver, name string, port uint16) Host {
-	h := Host{Name: name}
+// questions of types that they don't know (RFC 7672 §2.2.2). An error, of the
+// resolver, is in the Host already.
+func find(ctx context.Context, r *resolver.Resolver, name string, port uint16) (h Host, err error) {
+	h = Host{Name: name}
 	addresses, err := r.Addresses(ctx, name)
 	if err != nil {
-		return h.failed(err, "its addresses")
+		return h.failed(err, "its addresses"), err
 	}
 	h.Expires = addresses.Expires
 	if len(addresses.Addrs) == 0 {
 		h.Detail = "it has no address"
-		return h
+		return h, nil
 	}
 	bases, err := candidates(ctx, r, name, addresses)
 	if err != nil {
-		return h.failed(err, "its alias")
+		return h.failed(err, "its alias"), err
 	}
 	if len(bases) == 0 {
 		h.Detail = "DNSSEC does not secure its addresses"
-		return h
+		return h, nil
 	}
 	h.Detail = "there are no TLSA records that DNSSEC secures"
 	for _, base := range bases {
-		owner := fmt.Sprintf("_%d._tcp.%s", port, base)
+		owner := "_" + strconv.Itoa(int(port)) + "._tcp." + base
 		if len(owner) > longestName {
 			continue // there can be no such name, and so no record
 		}
 		tlsa, err := r.TLSA(ctx, owner)
 		if err != nil {
-			return h.failed(err, "its TLSA records")
+			return h.failed(err, "its TLSA records"), err
 		}
 		if tlsa.Expires.Before(h.Expires) {
 			h.Expires = tlsa.Expires
@@ -125,12 +149,12 @@ func find(ctx context.Context, r *resolver.Resolver, name string, port uint16) H
 			continue
 		}
 		h.Base, h.Records, h.State, h.Detail = base, tlsa.Records, Usable, ""
-		if len(usable(tlsa.Records)) == 0 {
+		if !slices.ContainsFunc(tlsa.Records, canUse) {
 			h.State, h.Detail = Unusable, "none of its TLSA records can be used"
 		}
-		return h
+		return h, nil
 	}
-	return h
+	return h, nil
 }
 
 // longestName is that of a domain name in characters (RFC 1035 §2.3.4).

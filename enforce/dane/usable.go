@@ -4,7 +4,8 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/asn1"
-	"fmt"
+	"slices"
+	"strconv"
 
 	"postern/enforce/resolver"
 )
@@ -32,9 +33,9 @@ const mostRecords = 64
 // that can be what they say), at most mostRecords.
 func usable(records []Record) []Record {
 	var can []Record
-	for _, r := range records {
+	for i, r := range records {
 		if len(can) < mostRecords && canUse(r) {
-			can = append(can, r)
+			can = append(slices.Grow(can, len(records)-i), r)
 		}
 	}
 	return can
@@ -67,23 +68,24 @@ func der(data []byte) bool {
 // strongest leaves out the weaker digests: who can break one may not profit from
 // its standing beside a better one (RFC 7671 §9). It is settled for each usage and
 // selector alone, and a record without a digest always stays.
+//
+// The records are usable ones, and are changed: there are no others than usages 2
+// and 3 with selectors 0 and 1.
 func strongest(records []Record) []Record {
-	best := make(map[[2]uint8]uint8)
+	var best [usageEE + 1][selectorSPKI + 1]uint8
 	for _, r := range records {
-		if k := [2]uint8{r.Usage, r.Selector}; r.MatchingType > best[k] {
-			best[k] = r.MatchingType // SHA-512 has the higher number
-		}
+		best[r.Usage][r.Selector] = max(best[r.Usage][r.Selector], r.MatchingType) // SHA-512 has the higher number
 	}
-	var left []Record
-	for _, r := range records {
-		if r.MatchingType == matchFull || r.MatchingType == best[[2]uint8{r.Usage, r.Selector}] {
-			left = append(left, r)
-		}
-	}
-	return left
+	return slices.DeleteFunc(records, func(r Record) bool {
+		return r.MatchingType != matchFull && r.MatchingType != best[r.Usage][r.Selector]
+	})
 }
 
 // of gives the part of a record that says how it matches: "3 1 1".
 func of(r Record) string {
-	return fmt.Sprintf("%d %d %d", r.Usage, r.Selector, r.MatchingType)
+	text := make([]byte, 0, len("255 255 255 "))
+	for _, n := range [...]uint8{r.Usage, r.Selector, r.MatchingType} {
+		text = append(strconv.AppendUint(text, uint64(n), 10), ' ')
+	}
+	return string(text[:len(text)-1])
 }

@@ -153,6 +153,23 @@ func (c *Cache) Fresh(ctx context.Context, domain string) (Policy, error) {
 	return c.ask(ctx, domain, true)
 }
 
+// Recall is Policy where that neither waits nor has anything begun: ok tells that it
+// is so, and else Policy is to be asked.
+func (c *Cache) Recall(domain string) (p Policy, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[domain] // nobody enters what is no domain
+	if e == nil || e.unread {
+		return Policy{}, false
+	}
+	now := time.Now()
+	if e.due(now, false) {
+		return Policy{}, false
+	}
+	e.touch(now)
+	return e.answer(now), true
+}
+
 func (c *Cache) ask(ctx context.Context, domain string, fresh bool) (Policy, error) {
 	if !isDomain(domain) {
 		return Policy{}, ErrDomain
@@ -162,8 +179,7 @@ func (c *Cache) ask(ctx context.Context, domain string, fresh bool) (Policy, err
 	known, due := Policy{Domain: domain}, true
 	c.mu.Lock()
 	if e := c.entries[domain]; e != nil {
-		e.asked = now
-		e.in.MoveToBack(e.place)
+		e.touch(now)
 		known, due = e.answer(now), e.due(now, fresh)
 	}
 	if !due {
@@ -193,6 +209,12 @@ func (c *Cache) ask(ctx context.Context, domain string, fresh bool) (Policy, err
 	case <-ctx.Done():
 		return known, context.Cause(ctx)
 	}
+}
+
+// touch notes that somebody asked for it.
+func (e *entry) touch(now time.Time) {
+	e.asked = now
+	e.in.MoveToBack(e.place)
 }
 
 // holds reports whether a fetched policy has not run out.

@@ -353,3 +353,37 @@ func TestANameThatIsNoneIsRefused(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatIsRecalledNeitherWaitsNorBeginsAnything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		w := newWorld(t)
+		c := w.cache(dir)
+		recalled := func(what string, c *Cache, want bool) {
+			t.Helper()
+			known := w.counts()
+			p, ok := c.Recall(example)
+			if ok != want || ok && p.State != Found {
+				t.Errorf("%s: %v, %+v", what, ok, p)
+			}
+			synctest.Wait()
+			w.expect(known[0], known[1])
+		}
+		recalled("nothing", c, false)
+		ask(t, c)
+		recalled("a policy", c, true)
+		if _, ok := c.Recall("no domain"); ok {
+			t.Error("what is no domain is known")
+		}
+		time.Sleep(lookAgain)
+		recalled("a policy that is due to be looked at", c, false)
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		again := w.cache(dir)
+		recalled("a policy on disk", again, false)
+		ask(t, again)
+		time.Sleep(time.Second)
+		recalled("one that was read", again, true)
+	})
+}

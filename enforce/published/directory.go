@@ -49,18 +49,35 @@ type Listing struct {
 // Look finds what domain publishes, a lower-case A-label, for servers at port.
 // Only the parts that are asked for are looked up, at the same time. It takes no
 // longer than the context; what is not there then is there for who asks later.
+// What is known already it gives without starting anything.
 func (d *Directory) Look(ctx context.Context, domain string, port uint16, parts enforce.Auto) Listing {
 	l := Listing{Domain: domain, asked: parts}
-	var both sync.WaitGroup
 	if parts.MTASTS && d.policies != nil {
-		both.Go(func() { l.Policy, l.PolicyErr = d.policies.Policy(ctx, domain) })
+		var known bool
+		if l.Policy, known = d.policies.Recall(domain); !known {
+			return d.lookBoth(ctx, l, port)
+		}
 	}
-	l.MX, l.MXErr = d.resolver.MX(ctx, domain)
-	if l.MXErr == nil && parts.DANE && !l.MX.Null {
-		l.Hosts = dane.Lookup(ctx, d.resolver, domain, l.MX, port)
-	}
-	both.Wait()
+	l.MX, l.Hosts, l.MXErr = d.records(ctx, domain, port, parts)
 	return l
+}
+
+// lookBoth asks for the policy beside the records.
+func (d *Directory) lookBoth(ctx context.Context, l Listing, port uint16) Listing {
+	var policy sync.WaitGroup
+	policy.Go(func() { l.Policy, l.PolicyErr = d.policies.Policy(ctx, l.Domain) })
+	l.MX, l.Hosts, l.MXErr = d.records(ctx, l.Domain, port, l.asked)
+	policy.Wait()
+	return l
+}
+
+// records are those of DNS.
+func (d *Directory) records(ctx context.Context, domain string, port uint16, parts enforce.Auto) (mx resolver.MX, hosts []dane.Host, err error) {
+	mx, err = d.resolver.MX(ctx, domain)
+	if err == nil && parts.DANE && !mx.Null {
+		hosts = dane.Lookup(ctx, d.resolver, domain, mx, port)
+	}
+	return mx, hosts, err
 }
 
 // Held is what came of holding a domain's listing against a server.
@@ -174,8 +191,14 @@ func policyState(p mtasts.Policy, here []string, s Server) enforce.MTASTS {
 	case mtasts.Invalid:
 		m.State = enforce.MTASTSInvalid
 	case mtasts.Found:
-		m.State = map[mtasts.Mode]enforce.MTASTSState{mtasts.ModeNone: enforce.MTASTSModeNone,
-			mtasts.ModeTesting: enforce.MTASTSTesting, mtasts.ModeEnforce: enforce.MTASTSEnforce}[p.Mode]
+		switch p.Mode {
+		case mtasts.ModeNone:
+			m.State = enforce.MTASTSModeNone
+		case mtasts.ModeTesting:
+			m.State = enforce.MTASTSTesting
+		case mtasts.ModeEnforce:
+			m.State = enforce.MTASTSEnforce
+		}
 		m.Detail = ""
 		m.MXMatches = len(here) == 0 || slices.ContainsFunc(here, p.MatchMX)
 		m.CertificateMatches = len(s.Chain) > 0 && p.MatchCertificate(s.Chain[0].DNSNames)
@@ -239,16 +262,30 @@ const mostAsked = 16
 // addresses gives those of each MX host, as far as they can be had.
 func (d *Directory) addresses(ctx context.Context, l Listing) [][]netip.Addr {
 	found := make([][]netip.Addr, len(l.MX.Hosts))
-	var all sync.WaitGroup
+	var missing []int
 	for i, host := range l.MX.Hosts[:min(len(l.MX.Hosts), mostAsked)] {
+		a, err := d.resolver.Kept().Addresses(ctx, host.Name)
+		if found[i] = a.Addrs; errors.Is(err, resolver.ErrNotKept) {
+			missing = append(missing, i)
+		}
+	}
+	if len(missing) > 0 {
+		d.askAddresses(ctx, l.MX.Hosts, missing, found)
+	}
+	return found
+}
+
+// askAddresses asks for those that are missing, at the same time. An error leaves
+// none.
+func (d *Directory) askAddresses(ctx context.Context, hosts []resolver.MXHost, missing []int, found [][]netip.Addr) {
+	var all sync.WaitGroup
+	for _, i := range missing {
 		all.Go(func() {
-			if a, err := d.resolver.Addresses(ctx, host.Name); err == nil {
-				found[i] = a.Addrs
-			}
+			a, _ := d.resolver.Addresses(ctx, hosts[i].Name)
+			found[i] = a.Addrs
 		})
 	}
 	all.Wait()
-	return found
 }
 
 // Hosts gives the MX hosts of domain: of those at an address if there are any.

@@ -31,11 +31,15 @@ type Follower struct {
 	failed   map[string]string                  // why a domain could not be looked up lately
 	wake     chan struct{}
 
-	rounds atomic.Int64                              // of asking for all
-	table  atomic.Pointer[map[netip.Addr][]followed] // what sessions look at
+	rounds atomic.Int64                            // of asking for all
+	table  atomic.Pointer[map[netip.Addr]followed] // what sessions look at
 }
 
-type followed struct{ domain, host string }
+// A followed is what is known of an address. It is never changed.
+type followed struct {
+	domains []string
+	host    string // "" where they name it differently
+}
 
 // A Sighting is an address that DNS showed for an MX host.
 type Sighting struct {
@@ -183,7 +187,7 @@ func (f *Follower) merge(domain string, found map[netip.Addr]Sighting, now time.
 func (f *Follower) publish() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	table, now := map[netip.Addr][]followed{}, time.Now()
+	table, now := map[netip.Addr]followed{}, time.Now()
 	for d, addresses := range f.known {
 		for a, s := range addresses {
 			if !now.Before(s.Until) {
@@ -196,32 +200,28 @@ func (f *Follower) publish() {
 	}
 	for _, d := range f.domains {
 		for a, s := range f.known[d] {
-			table[a] = append(table[a], followed{d, s.Host})
+			one, known := table[a]
+			if one.domains = append(one.domains, d); !known {
+				one.host = s.Host
+			} else if one.host != s.Host {
+				one.host = ""
+			}
+			table[a] = one
 		}
 	}
 	f.table.Store(&table)
 }
 
-// MXOf gives those of the followed domains of which an MX host has the address.
+// MXOf gives those of the followed domains of which an MX host has the address. The
+// slice is shared and not to be changed.
 func (f *Follower) MXOf(address netip.Addr) []string {
-	var domains []string
-	for _, one := range (*f.table.Load())[address] {
-		domains = append(domains, one.domain)
-	}
-	return domains
+	return slices.Clip((*f.table.Load())[address].domains)
 }
 
 // Host gives the name of the MX host at the address, "" where none is known, or
 // more than one.
 func (f *Follower) Host(address netip.Addr) string {
-	host := ""
-	for _, one := range (*f.table.Load())[address] {
-		if host != "" && host != one.host {
-			return ""
-		}
-		host = one.host
-	}
-	return host
+	return (*f.table.Load())[address].host
 }
 
 // A Followed is what is known of a followed domain.

@@ -32,7 +32,7 @@ func within(t *testing.T) context.Context {
 }
 
 // certificate makes one signed by itself, and the TLSA record of its key.
-func certificate(t *testing.T, names ...string) (chain []*x509.Certificate, record string) {
+func certificate(t testing.TB, names ...string) (chain []*x509.Certificate, record string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -223,7 +223,7 @@ func TestFailuresAreKeptForAMomentOnly(t *testing.T) {
 	if _, err := r.TXT(t.Context(), "a.test"); !errors.Is(err, ErrFailed) {
 		t.Error(err)
 	}
-	q := question{"a.test.", dns.TypeTXT}
+	q := question{"a.test", dns.TypeTXT}
 	if r.cache.find(q, time.Now()) == nil || r.cache.find(q, time.Now().Add(failureKept)) != nil {
 		t.Error("not kept, or for too long")
 	}

@@ -112,7 +112,7 @@ func notThere(err error) bool {
 // exchange asks one server, by UDP and, where its answer does not fit, by TCP.
 func exchange(ctx context.Context, q question, server netip.AddrPort, round int) (*dns.Msg, error) {
 	query := new(dns.Msg)
-	query.SetQuestion(q.name, q.kind)
+	query.SetQuestion(q.name+".", q.kind)
 	query.SetEdns0(payload, true)
 	query.AuthenticatedData = true // RFC 6840 §5.7
 	limit := attempt
@@ -193,8 +193,8 @@ func read(reply *dns.Msg, q question, secure bool, now time.Time) *answer {
 		return &answer{err: fmt.Errorf("%w: it does not resolve", ErrFailed)} // but refers to others
 	}
 	a := &answer{secure: secure, expires: now.Add(mostPositive)}
-	for name := q.name; ; {
-		alias, err := a.collect(reply, question{name, q.kind}, now)
+	for name := q.name + "."; ; {
+		alias, err := a.collect(reply, name, q.kind, now)
 		if err != nil {
 			return &answer{err: err}
 		}
@@ -214,13 +214,13 @@ func read(reply *dns.Msg, q question, secure bool, now time.Time) *answer {
 	return a
 }
 
-// collect takes what a reply has of one name, and tells the name that this one is
-// an alias of.
-func (a *answer) collect(reply *dns.Msg, q question, now time.Time) (alias string, err error) {
+// collect takes what a reply has of one name and kind, and tells the name that this
+// one is an alias of. Both names have the trailing dot.
+func (a *answer) collect(reply *dns.Msg, name string, kind uint16, now time.Time) (alias string, err error) {
 	for _, rr := range reply.Answer {
 		h := rr.Header()
 		cname, is := rr.(*dns.CNAME)
-		if h.Class != dns.ClassINET || !strings.EqualFold(h.Name, q.name) || h.Rrtype != q.kind && !is {
+		if h.Class != dns.ClassINET || !strings.EqualFold(h.Name, name) || h.Rrtype != kind && !is {
 			continue
 		}
 		if h.Rdlength == 0 {
@@ -228,7 +228,7 @@ func (a *answer) collect(reply *dns.Msg, q question, now time.Time) (alias strin
 			// MX without a host, that there is none (RFC 7505).
 			return "", fmt.Errorf("%w: a record without data", ErrFailed)
 		}
-		if h.Rrtype != q.kind {
+		if h.Rrtype != kind {
 			alias = strings.ToLower(cname.Target)
 		} else if len(a.records) < mostRecords {
 			a.records = append(a.records, rr)

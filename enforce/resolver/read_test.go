@@ -71,7 +71,7 @@ func TestHowLongAnAnswerHoldsAndWhereItsAliasesLead(t *testing.T) {
 		{"an alias of the root", []string{"n0.test. 60 CNAME ."}, 0, "", 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			a := read(reply(t, tc.lines...), question{"n0.test.", dns.TypeA}, true, noon)
+			a := read(reply(t, tc.lines...), question{"n0.test", dns.TypeA}, true, noon)
 			if tc.holds == 0 {
 				if !errors.Is(a.err, ErrFailed) {
 					t.Errorf("%+v", a)
@@ -93,7 +93,7 @@ func TestARecordWithoutDataIsNoNullMX(t *testing.T) {
 		if err := again.Unpack(packed(t, m)); err != nil || len(again.Answer) != 1 {
 			t.Fatal(again, err)
 		}
-		if a := read(again, question{"n0.test.", asked}, true, noon); !errors.Is(a.err, ErrFailed) {
+		if a := read(again, question{"n0.test", asked}, true, noon); !errors.Is(a.err, ErrFailed) {
 			t.Errorf("%v: %+v", again, a)
 		}
 	}
@@ -121,7 +121,7 @@ func TestTheCacheKeepsToItsEntriesAndToTheirSize(t *testing.T) {
 	if len(c.entries) != 10 || c.order.Len() != 10 || c.find(name(0), noon) == nil || c.find(name(10), noon) != nil || c.find(name(19), noon) == nil {
 		t.Errorf("%d entries", len(c.entries))
 	}
-	big := read(reply(t, strings.Repeat(`n0.test. 60 TXT "`+strings.Repeat("x", 250)+"\"\n", 1)), question{"n0.test.", dns.TypeTXT}, true, noon)
+	big := read(reply(t, strings.Repeat(`n0.test. 60 TXT "`+strings.Repeat("x", 250)+"\"\n", 1)), question{"n0.test", dns.TypeTXT}, true, noon)
 	for range 4 {
 		big.records = append(big.records, big.records...)
 	}
@@ -178,7 +178,7 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		for _, kind := range []uint16{dns.TypeMX, dns.TypeA, dns.TypeAAAA, dns.TypeTXT, dns.TypeTLSA, dns.TypeCNAME} {
-			q := question{"a.test.", kind}
+			q := question{"a.test", kind}
 			a := read(m, q, secure, noon)
 			if a.err != nil {
 				if !errors.Is(a.err, ErrFailed) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -41,14 +42,14 @@ func (r *Resolver) MX(ctx context.Context, domain string) (MX, error) {
 		return MX{}, err
 	}
 	mx := MX{Secure: a.secure, Expires: a.expires}
-	for _, rr := range a.records {
+	for i, rr := range a.records {
 		record := rr.(*dns.MX)
 		name := strings.TrimSuffix(strings.ToLower(record.Mx), ".")
 		switch {
 		case name == "" && len(a.records) == 1:
 			mx.Null = true
 		case hostname(name):
-			mx.Hosts = append(mx.Hosts, MXHost{name, record.Preference})
+			mx.Hosts = append(slices.Grow(mx.Hosts, len(a.records)-i), MXHost{name, record.Preference})
 		}
 	}
 	slices.SortStableFunc(mx.Hosts, func(a, b MXHost) int { return cmp.Compare(a.Preference, b.Preference) })
@@ -69,13 +70,16 @@ func (r *Resolver) MX(ctx context.Context, domain string) (MX, error) {
 
 // once leaves each host where it is preferred most, and mostHosts of them.
 func once(hosts []MXHost) []MXHost {
-	known := make(map[string]bool)
-	hosts = slices.DeleteFunc(hosts, func(h MXHost) bool {
-		was := known[h.Name]
-		known[h.Name] = true
-		return was
-	})
-	return hosts[:min(len(hosts), mostHosts)]
+	left := hosts[:0]
+	for _, h := range hosts {
+		if !slices.ContainsFunc(left, func(known MXHost) bool { return known.Name == h.Name }) {
+			left = append(left, h)
+		}
+		if len(left) == mostHosts {
+			break
+		}
+	}
+	return left
 }
 
 // Addresses are those of a host.
@@ -93,16 +97,13 @@ type Addresses struct {
 // Secure then if DNSSEC secures them: who keeps the other's answer away must not
 // make a signed zone look like an unsigned one.
 func (r *Resolver) Addresses(ctx context.Context, host string) (Addresses, error) {
-	kinds := []uint16{dns.TypeA, dns.TypeAAAA}
-	answers, errs := make([]*answer, len(kinds)), make([]error, len(kinds))
-	var both sync.WaitGroup
-	for i, kind := range kinds {
-		both.Go(func() { answers[i], errs[i] = r.ask(ctx, host, kind) })
-	}
-	both.Wait()
+	answers, errs := r.families(ctx, host)
 	found := Addresses{Name: host, Secure: true}
 	for i, a := range answers {
-		if errs[i] != nil {
+		switch {
+		case errors.Is(errs[i], ErrNotKept): // what the other has is not all then
+			return Addresses{}, ErrNotKept
+		case errs[i] != nil:
 			found.Expires = sooner(found.Expires, time.Now().Add(failureKept))
 			continue
 		}
@@ -111,16 +112,43 @@ func (r *Resolver) Addresses(ctx context.Context, host string) (Addresses, error
 		if n := len(a.aliases); n > 0 {
 			found.Name, found.Aliased = a.aliases[n-1], true
 		}
+		found.Addrs = slices.Grow(found.Addrs, len(a.records))
 		for _, rr := range a.records {
 			if address := addressOf(rr); address.IsValid() {
 				found.Addrs = append(found.Addrs, address)
 			}
 		}
 	}
-	if err := cmp.Or(errs...); err != nil && len(found.Addrs) == 0 {
+	if err := cmp.Or(errs[0], errs[1]); err != nil && len(found.Addrs) == 0 {
 		return Addresses{}, err
 	}
 	return found, nil
+}
+
+// families answers for both families of addresses, A first. Only where neither is
+// kept are they asked for at the same time, by a second goroutine.
+func (r *Resolver) families(ctx context.Context, host string) (answers [2]*answer, errs [2]error) {
+	answers[0], errs[0] = r.kept.ask(ctx, host, dns.TypeA)
+	answers[1], errs[1] = r.kept.ask(ctx, host, dns.TypeAAAA)
+	first, second := errors.Is(errs[0], ErrNotKept), errors.Is(errs[1], ErrNotKept)
+	switch {
+	case r.kept == r:
+	case first && second:
+		return r.askFamilies(ctx, host)
+	case first:
+		answers[0], errs[0] = r.ask(ctx, host, dns.TypeA)
+	case second:
+		answers[1], errs[1] = r.ask(ctx, host, dns.TypeAAAA)
+	}
+	return answers, errs
+}
+
+func (r *Resolver) askFamilies(ctx context.Context, host string) (answers [2]*answer, errs [2]error) {
+	var other sync.WaitGroup
+	other.Go(func() { answers[0], errs[0] = r.ask(ctx, host, dns.TypeA) })
+	answers[1], errs[1] = r.ask(ctx, host, dns.TypeAAAA)
+	other.Wait()
+	return answers, errs
 }
 
 // sooner is the earlier of two times, of which the first may be none.
@@ -228,10 +256,10 @@ func (r *Resolver) TLSA(ctx context.Context, name string) (TLSA, error) {
 		return TLSA{}, err
 	}
 	tlsa := TLSA{Secure: a.secure, Expires: a.expires}
-	for _, rr := range a.records {
+	for i, rr := range a.records {
 		record := rr.(*dns.TLSA)
 		if data, err := hex.DecodeString(record.Certificate); err == nil {
-			tlsa.Records = append(tlsa.Records, TLSARecord{record.Usage, record.Selector, record.MatchingType, data})
+			tlsa.Records = append(slices.Grow(tlsa.Records, len(a.records)-i), TLSARecord{record.Usage, record.Selector, record.MatchingType, data})
 		}
 	}
 	return tlsa, nil

@@ -41,6 +41,8 @@ var (
 	// ErrUnavailable: there is no server at any of the addresses: connections are
 	// refused, or there is no way there, or nothing comes back whatever is asked.
 	ErrUnavailable = errors.New("dns: no server is there")
+	// ErrNotKept: there is no answer without asking, which [Resolver.Kept] does not.
+	ErrNotKept = errors.New("dns: no answer is kept")
 )
 
 // A Resolver answers questions about names. Its methods may be called by any
@@ -54,6 +56,7 @@ type Resolver struct {
 	asking  singleflight.Group
 	open    chan struct{} // a place for each question that is being asked
 	vitals  vitals
+	kept    *Resolver // see Kept
 }
 
 // mostOpen bounds the questions that are asked at one time, and with them the
@@ -80,8 +83,16 @@ func New(o Options) *Resolver {
 		o.Entries = 20_000
 	}
 	r.cache = newCache(o.Entries)
+	r.kept = &Resolver{servers: r.servers, trust: r.trust, cache: r.cache}
+	r.kept.kept = r.kept
 	return r
 }
+
+// Kept is the Resolver that answers from what this one keeps, failures too, and
+// asks nobody: what would have to be asked is ErrNotKept at once. It never waits and
+// starts nothing, so that who looks there first pays for asking only where there is
+// something to ask.
+func (r *Resolver) Kept() *Resolver { return r.kept }
 
 // Believes reports whether the AD bit of any of its servers is believed. Of a
 // Resolver that believes none nothing is ever Secure.
@@ -101,7 +112,7 @@ func (r *Resolver) BelievesServer(server netip.AddrPort) bool {
 
 // A question is what the cache is asked by.
 type question struct {
-	name string // lower case, with the trailing dot
+	name string // lower case, without the trailing dot
 	kind uint16
 }
 
@@ -119,14 +130,23 @@ func (r *Resolver) ask(ctx context.Context, name string, kind uint16) (*answer, 
 	if !hostname(name) {
 		return nil, fmt.Errorf("%w: not a name", ErrFailed)
 	}
-	q := question{name + ".", kind}
-	if a := r.cache.find(q, time.Now()); a != nil {
+	q := question{name, kind}
+	a := r.cache.find(q, time.Now())
+	switch {
+	case a != nil:
 		return a, a.err
+	case r.kept == r:
+		return nil, ErrNotKept
 	}
+	return r.inquire(ctx, q)
+}
+
+// inquire asks the servers, or waits for who does already.
+func (r *Resolver) inquire(ctx context.Context, q question) (*answer, error) {
 	if err := ctx.Err(); err != nil { // who has no time left has nothing begun
 		return nil, fmt.Errorf("%w (%w)", ErrTimeout, err)
 	}
-	found := r.asking.DoChan(dns.TypeToString[kind]+" "+q.name, func() (any, error) {
+	found := r.asking.DoChan(dns.TypeToString[q.kind]+" "+q.name, func() (any, error) {
 		if a := r.cache.find(q, time.Now()); a != nil {
 			return a, nil // it came between looking and asking
 		}
