@@ -118,7 +118,7 @@ func (c *Conn) HasLine() bool {
 // gather reads what has come of further TLS records already, so that what they hold
 // is passed on together. It reports whether there was anything.
 func (c *Conn) gather() (more bool) {
-	if c.under == nil {
+	if c.under == nil || !c.under.more && c.under.raw == nil {
 		return false
 	}
 	c.under.dry = true
@@ -126,6 +126,7 @@ func (c *Conn) gather() (more bool) {
 		more = true
 	}
 	c.under.dry = false
+	c.under.more = more
 	return more
 }
 

@@ -17,6 +17,8 @@ type wire struct {
 
 	raw    syscall.RawConn // of the socket; nil while content does not flow
 	dry    bool            // what is not here is not waited for: ErrDeadlineExceeded
+	frame  framing         // of what was read
+	more   bool            // what was read last may hold more than one record
 	corked bool            // what is written is gathered
 	sealed *octets         // is that; nil: nothing is
 	n      int             // sealed[:n]
@@ -37,7 +39,37 @@ func (w *wire) Read(p []byte) (n int, err error) {
 		w.eyes.in.Write(p[:n])
 		w.eyes.keep(p[:n])
 	}
+	w.more = w.frame.ends(p[:n]) > 1
 	return n, err
+}
+
+// framing follows where TLS records end (RFC 8446 §5.1).
+type framing struct {
+	header int // octets of the header that have been seen, of 5
+	left   int // octets of the record that have not; its length while the header comes
+}
+
+// ends counts the records that end in p.
+func (f *framing) ends(p []byte) (n int) {
+	for len(p) > 0 {
+		if f.header < 5 {
+			if f.header >= 3 {
+				f.left = f.left<<8 | int(p[0])
+			}
+			p = p[1:]
+			if f.header++; f.header < 5 || f.left > 0 {
+				continue
+			}
+		}
+		taken := min(f.left, len(p))
+		f.left -= taken
+		p = p[taken:]
+		if f.left == 0 {
+			f.header = 0
+			n++
+		}
+	}
+	return n
 }
 
 // flow begins or ends the reading of content that flows.

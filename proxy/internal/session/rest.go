@@ -21,10 +21,12 @@ var errRests = errors.New("at rest")
 // wait is how long to wait for the client's command before looking again: until it
 // may be time to rest, or for what is left of its time.
 func (s *Session) wait() time.Duration {
-	if s.since.IsZero() {
-		s.since = time.Now()
+	left := s.snap.Timeouts.Command
+	if now := time.Now(); s.since.IsZero() {
+		s.since = now
+	} else {
+		left -= now.Sub(s.since)
 	}
-	left := time.Until(s.since.Add(s.snap.Timeouts.Command))
 	if s.snap.Park != nil && s.pumping {
 		left = min(left, restAfter)
 	}
