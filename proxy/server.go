@@ -188,10 +188,14 @@ func (s *Server) Reload(config Config, log *zap.Logger) error {
 	return nil
 }
 
+// restAfter is when a session that nothing is said in rests. Few who are about to say
+// something take longer.
+const restAfter = 2 * time.Second
+
 // equip gives a snapshot what outlives it.
 func (s *Server) equip(snap *snapshot) {
 	s.known.equip(snap, snap.config)
-	snap.Park = s.lot.Park
+	snap.Park, snap.RestAfter = s.lot.Park, restAfter
 }
 
 // Generation counts configurations put in force, from 1.

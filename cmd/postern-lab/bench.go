@@ -15,6 +15,7 @@ type benchOptions struct {
 	rounds int
 	scale  float64        // of the number of sessions, messages and octets
 	idle   int            // sessions that are idle at once
+	rest   time.Duration  // how long they have been when memory is looked at
 	only   *regexp.Regexp // workloads; nil: all
 	among  *regexp.Regexp // contenders; nil: all
 }
@@ -89,6 +90,7 @@ func (b *benchmark) measure(ctx context.Context, w workload, c contender) (f fig
 		return f, err
 	}
 	defer func() { err = errors.Join(err, r.stop(ctx)) }()
+	r.rest = b.rest
 	if f, err = w.act(ctx, b, r); err != nil {
 		return f, err
 	}
@@ -100,6 +102,7 @@ type figures struct {
 	units    float64 // how many there were of what the workload counts
 	cpu      time.Duration
 	wall     time.Duration
+	few      time.Duration     // processor time of a session among few
 	resident float64           // octets for each unit
 	phases   [][]time.Duration // latencies: one list for each of the client's steps
 }
@@ -121,5 +124,6 @@ type setting struct {
 	rsa     bool   // certificates, on both legs; otherwise ECDSA P-256
 	classic bool   // X25519 alone; otherwise what Go offers, X25519MLKEM768
 	rules   int    // of Postern; 0: one of each kind
+	idle    int    // sessions that are idle at once, at most; 0: as many as can be
 	limits  string // of Postern, further
 }

@@ -35,8 +35,9 @@ output = %q
 		b.logPath(), s.limits, manyRules(s.rules))
 }
 
-// manyRules are rules of every kind, at least so many in all. The last is the one
-// that binds the mail of the benchmark; all others are asked and do not match.
+// manyRules are rules of every kind, so many in all but for the rest of a division by
+// five. The last is the one that binds the mail of the benchmark; the others do not
+// match.
 func manyRules(n int) string {
 	var text strings.Builder
 	for i := range max(1, (n-1)/5) {

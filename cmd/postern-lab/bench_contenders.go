@@ -40,6 +40,7 @@ func (c contender) missing() string {
 // A running contender.
 type running struct {
 	setting
+	rest time.Duration  // of idle sessions, before memory is looked at
 	from netip.Addr     // who connects; zero: one of the intercepted clients
 	to   netip.AddrPort // where it connects to
 	pid  int            // 0: there is no process
@@ -53,6 +54,11 @@ var contenders = []contender{
 	{name: "direct", start: startDirect},
 	{name: "floor", start: startFloor},
 	{name: "Postern", start: startPostern},
+	{name: "Postern on 1", start: startPosternOn1},
+	{name: "Postern, 1,000 rules", start: func(ctx context.Context, b *benchmark, s setting) (*running, error) {
+		s.rules = 1000
+		return startPostern(ctx, b, s)
+	}},
 	{name: "stunnel", program: "stunnel4", start: startStunnel},
 	{name: "Postfix", program: "/usr/sbin/postfix", start: startPostfix},
 	{name: "haproxy", program: "haproxy", start: startHAProxy},
@@ -90,6 +96,16 @@ func startPostern(ctx context.Context, b *benchmark, s setting) (*running, error
 	return &running{setting: s, to: b.target(s), pid: d.command.Process.Pid, stop: d.stop, log: b.logPath()}, nil
 }
 
+// startPosternOn1 lets it use one processor at a time.
+func startPosternOn1(ctx context.Context, b *benchmark, s setting) (*running, error) {
+	const key = "GOMAXPROCS"
+	if err := os.Setenv(key, "1"); err != nil {
+		return nil, err
+	}
+	defer os.Unsetenv(key)
+	return startPostern(ctx, b, s)
+}
+
 func (b *benchmark) logPath() string { return filepath.Join(b.lab.dir, "postern.log") }
 
 // floorCommand is the hidden subcommand by which the lab starts the floor relay.
@@ -98,6 +114,9 @@ const floorCommand = "floor"
 // floor is that relay: its address, and the certificate that it shows.
 func floor(args []string) error {
 	var f proxytest.Floor
+	if len(args) == 0 {
+		return errors.New("floor: no address given")
+	}
 	if len(args) == 3 {
 		cert, err := tls.LoadX509KeyPair(args[1], args[2])
 		if err != nil {
@@ -140,8 +159,10 @@ func (b *benchmark) launch(ctx context.Context, s setting, to netip.AddrPort, pr
 		<-ended
 		return err
 	}}
+	starting, enough := context.WithTimeout(ctx, patience)
+	defer enough()
 	for {
-		conn, err := b.dial(ctx, r, 0)
+		conn, err := b.dial(starting, r, 0)
 		if err == nil {
 			_, err = proxytest.NewClient(conn, patience).ReadReply()
 			err = errors.Join(err, conn.Close())
@@ -152,7 +173,7 @@ func (b *benchmark) launch(ctx context.Context, s setting, to netip.AddrPort, pr
 		select {
 		case err := <-ended:
 			return nil, fmt.Errorf("%s: %w\n%s", program, err, said.String())
-		case <-ctx.Done():
+		case <-starting.Done():
 			return nil, errors.Join(err, r.stop(ctx))
 		case <-time.After(20 * time.Millisecond):
 		}

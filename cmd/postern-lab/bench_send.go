@@ -122,7 +122,10 @@ func (b *benchmark) many(ctx context.Context, r *running, p performance, session
 	for i := range mailings {
 		mailings[i] = b.compose(fmt.Sprintf("worker%d", i), p)
 	}
-	if err := b.volley(ctx, r, mailings, max(atOnce, sessions/10)); err != nil { // to become warm
+	if err := b.volley(ctx, r, mailings, warmUp(sessions, atOnce)); err != nil {
+		return f, err
+	}
+	if err := r.atRest(ctx, b); err != nil {
 		return f, err
 	}
 	before, began := r.cpu(), time.Now()
@@ -134,6 +137,9 @@ func (b *benchmark) many(ctx context.Context, r *running, p performance, session
 	f.cpu = r.cpu() - before
 	return f, err
 }
+
+// warmUp is how many sessions are held before it counts.
+func warmUp(sessions, atOnce int) int { return max(atOnce, sessions/10) }
 
 func (b *benchmark) volley(ctx context.Context, r *running, mailings []mailing, sessions int) error {
 	errs := make(chan error, len(mailings))

@@ -60,16 +60,19 @@ func spreadOf(rounds []figures, value func(figures) float64) spread {
 func cpuPerUnit(f figures) float64  { return f.cpu.Seconds() / f.units }
 func wallPerUnit(f figures) float64 { return f.wall.Seconds() / f.units }
 
-// against is how much of another's median this one needs; "" without another.
-func against(results map[string][]figures, name string, median float64, value func(figures) float64) string {
-	if len(results[name]) == 0 {
+// against is how much of what another needs these rounds need: the median of the
+// ratios of each round, in which both took their turns; "" without another.
+func against(results map[string][]figures, name string, rounds []figures, value func(figures) float64) string {
+	others := results[name]
+	if len(others) != len(rounds) {
 		return ""
 	}
-	other := spreadOf(results[name], value).median
-	if other == 0 {
-		return ""
+	var ratios []float64
+	for i, f := range rounds {
+		ratios = append(ratios, value(f)/value(others[i]))
 	}
-	return fmt.Sprintf("%.2f of %s", median/other, name)
+	slices.Sort(ratios)
+	return fmt.Sprintf("%.2f of %s", ratios[len(ratios)/2], name)
 }
 
 func showCPU(out io.Writer, w workload, results map[string][]figures) {
@@ -81,7 +84,7 @@ func showCPU(out io.Writer, w workload, results map[string][]figures) {
 		}
 		cpu := spreadOf(rounds, cpuPerUnit)
 		fmt.Fprintf(out, "  %-8s %9s a %s (%s to %s)  wall %s  %s  %s\n", name, seconds(cpu.median), w.unit, seconds(cpu.least), seconds(cpu.most),
-			seconds(wall.median), against(results, "floor", cpu.median, cpuPerUnit), against(results, "stunnel", cpu.median, cpuPerUnit))
+			seconds(wall.median), against(results, "floor", rounds, cpuPerUnit), against(results, "stunnel", rounds, cpuPerUnit))
 	})
 }
 
@@ -90,7 +93,17 @@ func showMemory(out io.Writer, w workload, results map[string][]figures) {
 	each(results, func(name string, rounds []figures) {
 		m, cpu := spreadOf(rounds, resident), spreadOf(rounds, cpuPerUnit)
 		fmt.Fprintf(out, "  %-8s %.1f KiB a %s (%.1f to %.1f), %.0f of them  cpu %s  %s  %s\n", name, m.median/1024, w.unit, m.least/1024, m.most/1024,
-			rounds[0].units, seconds(cpu.median), against(results, "floor", m.median, resident), against(results, "stunnel", m.median, resident))
+			rounds[0].units, seconds(cpu.median), against(results, "floor", rounds, resident), against(results, "stunnel", rounds, resident))
+	})
+}
+
+// showGrowth prints what a session needs among very many, and among fifty.
+func showGrowth(out io.Writer, w workload, results map[string][]figures) {
+	each(results, func(name string, rounds []figures) {
+		few := func(f figures) float64 { return f.few.Seconds() }
+		ratio := func(f figures) float64 { return cpuPerUnit(f) / few(f) }
+		fmt.Fprintf(out, "  %-8s %s a session among %.0f, %s among fifty  %.2f\n", name, seconds(spreadOf(rounds, cpuPerUnit).median),
+			rounds[0].units, seconds(spreadOf(rounds, few).median), spreadOf(rounds, ratio).median)
 	})
 }
 

@@ -63,7 +63,7 @@ host, all of it within network namespaces. No root is needed.
           sessions, while an honest client sends mail
           --sessions N  how many are idle at once (default 10000)
   bench   measures it beside no proxy, the least that a relay in Go can do, and
-          stunnel and HAProxy where they are installed
+          stunnel, Postfix and HAProxy where they are installed
           --rounds N     how often each takes its turn (default 3)
           --only PATTERN, --among PATTERN  workloads and contenders
           --scale F      of the number of sessions and octets (default 1)
@@ -104,7 +104,7 @@ var subcommands = map[string]subcommand{
 		return func(postern string, stdout, stderr io.Writer) int { return load(postern, o, stdout, stderr) }
 	},
 	"bench": func(flags *flag.FlagSet) func(string, io.Writer, io.Writer) int {
-		o := benchOptions{}
+		o := benchOptions{rest: 30 * time.Second}
 		flags.IntVar(&o.rounds, "rounds", 3, "")
 		flags.Float64Var(&o.scale, "scale", 1, "")
 		flags.IntVar(&o.idle, "idle", 10000, "")
@@ -135,7 +135,7 @@ func pattern(into **regexp.Regexp) func(string) error {
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	if len(args) > 1 {
+	if len(args) > 0 {
 		if hidden := hiddenCommands[args[0]]; hidden != nil {
 			fmt.Fprintln(stderr, "postern-lab:", hidden(args[1:]))
 			return exitFinding

@@ -208,7 +208,6 @@ func (l *Link) put(ctx context.Context, kind string, list []kept.Record) error {
 			for _, r := range list[:min(len(list), pieces)] {
 				name := nameOf(kind, r.Key)
 				if r.Value == nil {
-					p.Del(ctx, name)
 					continue
 				}
 				p.SetArgs(ctx, name, r.Value, redis.SetArgs{ExpireAt: r.Until})

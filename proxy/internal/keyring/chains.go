@@ -172,7 +172,8 @@ func (r *Ring) judge(ca string, chain, built []*x509.Certificate, result enforce
 		}
 	}
 	for _, c := range built[:max(0, len(built)-1)] { // the root is kept anyway
-		j.octets += 3 * len(c.Raw) // what it is parsed to is twice of what was parsed
+		// What it is parsed to is twice of what was parsed, and more where it is names.
+		j.octets += 3*len(c.Raw) + 48*(len(c.DNSNames)+len(c.EmailAddresses)+len(c.IPAddresses)+len(c.URIs))
 	}
 	return j
 }

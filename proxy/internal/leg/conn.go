@@ -330,8 +330,10 @@ func (c *Conn) Flush() error {
 }
 
 func (c *Conn) send(p []byte) error {
-	if err := c.armWrite(); err != nil {
-		return err
+	if c.under == nil {
+		if err := c.armWrite(); err != nil {
+			return err
+		}
 	}
 	n, err := c.deliver(p)
 	c.counts.Written += int64(n)
@@ -352,7 +354,7 @@ func (c *Conn) deliver(p []byte) (int, error) {
 	if c.under == nil || len(p) <= smtpwire.ContentBuffer {
 		return c.conn.Write(p)
 	}
-	c.under.corked = true
+	c.under.cork()
 	n, err := c.conn.Write(p)
 	if more := c.under.uncork(); err == nil {
 		err = more

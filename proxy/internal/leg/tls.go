@@ -98,7 +98,7 @@ func (c *Conn) setDeadline(t time.Time) error {
 // next is the phase after c, to which an Interrupt or Abort of c still applies.
 func (c *Conn) next(secure *tls.Conn, under *wire) *Conn {
 	n := newPhase(c.raw, secure, c.write, c.counts)
-	n.under = under
+	n.under, under.arm = under, n.armWrite
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n.interrupted, n.aborted = c.interrupted, c.aborted

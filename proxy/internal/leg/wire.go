@@ -19,9 +19,14 @@ type wire struct {
 	dry    bool            // what is not here is not waited for: ErrDeadlineExceeded
 	frame  framing         // of what was read
 	more   bool            // what was read last may hold more than one record
-	corked bool            // what is written is gathered
-	sealed *octets         // is that; nil: nothing is
-	n      int             // sealed[:n]
+	failed error           // of a read that did not wait; the next that does tells it
+
+	// Who reads writes, too: an alert, or the answer to a KeyUpdate (RFC 8446 §4.6.3).
+	writing sync.Mutex
+	arm     func() error // gives a write its time; nil while the handshake has its own
+	corked  bool         // what is written is gathered
+	sealed  *octets      // is that; nil: nothing is
+	n       int          // sealed[:n]
 }
 
 // octets are a buffer on loan. Of what a session writes at once, 64 KiB, it holds
@@ -33,6 +38,9 @@ var lent = sync.Pool{New: func() any { return new(octets) }}
 func (w *wire) Read(p []byte) (n int, err error) {
 	if w.dry {
 		return w.readNow(p)
+	}
+	if w.failed != nil {
+		return 0, w.failed
 	}
 	n, err = w.Conn.Read(p)
 	if w.eyes != nil {
@@ -95,8 +103,11 @@ func (w *wire) readNow(p []byte) (n int, err error) {
 	switch {
 	case failed != nil:
 		return 0, failed
+	case err != nil && err != syscall.EAGAIN && err != syscall.EINTR:
+		w.failed = &net.OpError{Op: "read", Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: os.NewSyscallError("read", err)}
+		return 0, os.ErrDeadlineExceeded
 	case err != nil, n <= 0:
-		return 0, os.ErrDeadlineExceeded // an end, or an error, comes again when it is waited for
+		return 0, os.ErrDeadlineExceeded // an end is there when it is waited for
 	}
 	return n, nil
 }
@@ -107,6 +118,13 @@ func (w *wire) Write(p []byte) (int, error) {
 	}
 	if w.eyes != nil {
 		w.eyes.out.Write(p)
+	}
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	if w.arm != nil {
+		if err := w.arm(); err != nil {
+			return 0, err
+		}
 	}
 	if !w.corked {
 		return w.Conn.Write(p)
@@ -132,8 +150,17 @@ func (w *wire) flush() error {
 	return err
 }
 
-// uncork writes what was gathered.
+// cork has what is written gathered until uncork, or until it is too much.
+func (w *wire) cork() {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	w.corked = true
+}
+
+// uncork writes what was gathered. What comes after it is written behind it.
 func (w *wire) uncork() (err error) {
+	w.writing.Lock()
+	defer w.writing.Unlock()
 	w.corked = false
 	if w.sealed != nil {
 		err = w.flush()

@@ -128,6 +128,9 @@ func (l *Lot) look(w *watch) {
 		for _, e := range events[:max(n, 0)] {
 			if g := l.guests[e.Fd]; g != nil {
 				l.dismiss(g)
+			} else if e.Fd == int32(w.bell) {
+				var rung [8]byte
+				unix.Read(w.bell, rung[:]) // or it would ring for ever
 			}
 		}
 		empty := len(l.guests) == 0

@@ -145,15 +145,17 @@ func (s *Session) nextLine() ([]byte, error) {
 			return nil, err
 		}
 		line, err := s.client.ReadCommand(max(s.snap.Limits.Line, authLine), s.wait())
+		rested := leg.EndingOf(err) == leg.Timeout && time.Since(s.since) < s.snap.Timeouts.Command
+		if !rested || s.owing() {
+			s.since = time.Time{} // a line has ended, or the client waits itself
+		}
 		if err == nil {
-			s.since = time.Time{}
 			return line, nil
 		}
 		if s.waitOn(err) {
-			s.since = time.Time{}
 			continue
 		}
-		if leg.EndingOf(err) == leg.Timeout && time.Since(s.since) < s.snap.Timeouts.Command {
+		if rested {
 			if s.rest() {
 				return nil, errRests
 			}

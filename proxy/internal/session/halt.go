@@ -60,9 +60,7 @@ func (s *Session) attend() bool {
 	if s.halting {
 		return false
 	}
-	if !s.upstream.HasLine() {
-		s.upstream.SetReplyDeadline(s.deadline())
-	}
+	s.upstream.SetReplyDeadline(s.deadline())
 	return true
 }
 

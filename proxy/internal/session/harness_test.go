@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"postern/enforce"
+	"postern/proxy/internal/parking"
 )
 
 // A bench is one session with both its peers in the hands of a test.
@@ -72,6 +73,8 @@ func startBench(t *testing.T, o options) *bench {
 		Verify: func(string, []*x509.Certificate, x509.ExtKeyUsage, time.Time) (enforce.ChainResult, []*x509.Certificate) {
 			return enforce.ChainResult{Verified: !o.noVerify, Reason: enforce.CertNotTrusted, Detail: "unknown authority"}, nil
 		},
+		// Far sooner than in earnest, so that every test has its sessions rest.
+		Park: new(parking.Lot).Park, RestAfter: 3 * time.Millisecond,
 		Limits:   Limits{Recipients: 100, Line: 2048, ReplyLines: 64},
 		Timeouts: Timeouts{Connect: 5 * time.Second, Handshake: 5 * time.Second, Command: 5 * time.Second, Data: 5 * time.Second, Final: 5 * time.Second},
 	}

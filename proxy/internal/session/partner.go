@@ -56,6 +56,7 @@ type partner struct {
 type query struct {
 	domain string
 	parts  enforce.Auto
+	named  bool // whether the certificate is for an MX host matters
 }
 
 // How long a session waits for what neither peer has a part in: for one answer,
@@ -92,7 +93,7 @@ func (s *Session) consult(recipient enforce.Address, rule *enforce.Rule, require
 		s.facts.Published = &enforce.Published{MX: enforce.MXNone, Detail: "it has no domain"}
 		return nil
 	}
-	q := query{recipient.Domain, parts}
+	q := query{recipient.Domain, parts, requireTLS}
 	if now := time.Now(); now.Sub(s.partner.since) > lasting {
 		s.partner.known, s.partner.since = nil, now
 	}

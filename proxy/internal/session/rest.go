@@ -11,10 +11,6 @@ import (
 // it was, on new goroutines, when there is something to be read from either, when
 // the client's time is up, or when it is to drain or to end.
 
-// restAfter is how long nothing has to have been said. Few who are about to say
-// something take longer.
-const restAfter = 2 * time.Second
-
 // errRests ends a goroutine's part of a session that rests.
 var errRests = errors.New("at rest")
 
@@ -28,7 +24,7 @@ func (s *Session) wait() time.Duration {
 		left -= now.Sub(s.since)
 	}
 	if s.snap.Park != nil && s.pumping {
-		left = min(left, restAfter)
+		left = min(left, s.snap.RestAfter)
 	}
 	return max(left, time.Millisecond)
 }
@@ -36,10 +32,10 @@ func (s *Session) wait() time.Duration {
 // rest brings the session to rest; false when it cannot be, for now. When it is
 // nothing of it may be touched any more: it may be under way again.
 func (s *Session) rest() bool {
-	if s.snap.Park == nil || !s.pumping || s.owing() || s.draining.Load() || !s.client.Rested() || !s.stopPump() {
+	if s.snap.Park == nil || !s.pumping || s.owing() || s.draining.Load() || !s.stopPump() {
 		return false
 	}
-	if !s.upstream.Rested() {
+	if !s.client.Rested() || !s.upstream.Rested() {
 		s.resumePump() // which finds what there is to be found
 		return false
 	}

@@ -56,9 +56,10 @@ type Snapshot struct {
 	Limits      Limits
 	Timeouts    Timeouts
 
-	// Park waits in place of a session for either of its sockets: see package
-	// parking. nil: a session waits by itself.
-	Park func(sockets []net.Conn, until time.Time, wake func()) (leave func(), err error)
+	// Park waits in place of a session for either of its sockets, once nothing has
+	// been said for RestAfter: see package parking. nil: a session waits by itself.
+	RestAfter time.Duration
+	Park      func(sockets []net.Conn, until time.Time, wake func()) (leave func(), err error)
 }
 
 // Holds remember clients whose handshake fell below the floor, from one session
