@@ -369,3 +369,23 @@ func TestAnAbortEndsAReplacement(t *testing.T) {
 		t.Error("the session waits for a server that says nothing")
 	}
 }
+
+// What was found out for mail that does not ask for REQUIRETLS does not say whether
+// the certificate is for a host of the domain, which mail that does asks for.
+func TestMailThatAsksForREQUIRETLSIsNotJudgedByWhatOtherMailAsked(t *testing.T) {
+	d := &directory{find: func(_ string, up Server) enforce.Published {
+		return enforce.Published{MX: enforce.MXKnown, NamesHost: up.Named}
+	}}
+	b := newBench(t, options{edit: withPartners(d)})
+	up := b.greeted(true, "PIPELINING", "REQUIRETLS")
+	b.encrypted()
+	for _, ask := range []string{"", " REQUIRETLS", ""} {
+		b.client.say("MAIL FROM:<a@x.example>" + ask + "\nRCPT TO:<b@plain.example>\nRSET\n")
+		up.hears("MAIL FROM:<a@x.example>" + ask, "RCPT TO:<b@plain.example>", "RSET")
+		up.say("250 ok\n250 ok\n250 ok\n")
+		b.client.hears("250 ok", "250 ok", "250 ok")
+	}
+	if len(d.asked) != 2 {
+		t.Errorf("asked %d times: a session asks once for each kind of mail", len(d.asked))
+	}
+}
