@@ -381,7 +381,7 @@ func TestMailThatAsksForREQUIRETLSIsNotJudgedByWhatOtherMailAsked(t *testing.T) 
 	b.encrypted()
 	for _, ask := range []string{"", " REQUIRETLS", ""} {
 		b.client.say("MAIL FROM:<a@x.example>" + ask + "\nRCPT TO:<b@plain.example>\nRSET\n")
-		up.hears("MAIL FROM:<a@x.example>" + ask, "RCPT TO:<b@plain.example>", "RSET")
+		up.hears("MAIL FROM:<a@x.example>"+ask, "RCPT TO:<b@plain.example>", "RSET")
 		up.say("250 ok\n250 ok\n250 ok\n")
 		b.client.hears("250 ok", "250 ok", "250 ok")
 	}
