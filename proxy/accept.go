@@ -24,10 +24,10 @@ const (
 // accept takes connections from one listener until the server stops. Errors of
 // accepting, such as too many open files, are waited out: the connections stay in
 // the socket's queue meanwhile.
-func (s *Server) accept(l *listener) error {
+func (s *Server) accept(l *listener, loop int) error {
 	backoff := time.Duration(0)
 	for {
-		l.beat()
+		l.beat(loop)
 		l.SetDeadline(time.Now().Add(beat))
 		conn, err := l.AcceptTCP()
 		switch {

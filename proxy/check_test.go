@@ -19,11 +19,11 @@ func TestTheWatchdogsCheckFailsWhenAcceptingHasStopped(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	s.listeners[1].round.Store(time.Now().Add(-4 * beat).UnixNano())
+	s.listeners[1].rounds[0].Store(time.Now().Add(-4 * beat).UnixNano())
 	if err := s.Check(ctx); err == nil {
 		t.Error("a loop that is silent for long is taken for alive")
 	}
-	s.listeners[1].beat()
+	s.listeners[1].beat(0)
 	if err := s.Check(ctx); err != nil {
 		t.Error(err)
 	}
