@@ -52,6 +52,9 @@ const (
 	// growth is what a second peak may be above the first: the same load again
 	// needs the same memory again, or something is not given back.
 	growth = 1.25
+	// uncollected is what garbage postern lets gather before it collects, in octets:
+	// at a peak more or less of it may be there.
+	uncollected = 32 << 20
 	// perSession bounds what one idle session may need, in octets.
 	perSession = 200 << 10
 )
@@ -70,7 +73,7 @@ func (l *assault) idle(ctx context.Context) error {
 			peaks = append(peaks, peak)
 		}
 	}
-	if float64(peaks[1]) > growth*float64(peaks[0]) {
+	if float64(peaks[1]) > growth*float64(peaks[0])+uncollected {
 		l.finding("memory grows: %.1f MB at the first peak, %.1f MB at the second", megabytes(peaks[0]), megabytes(peaks[1]))
 	}
 	return l.subside(ctx, start, peaks[0])

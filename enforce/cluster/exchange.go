@@ -201,13 +201,17 @@ func (l *Link) write(ctx context.Context) error {
 }
 
 // put writes records and announces them, but for those that are kept here no longer:
-// others may have room for them.
+// others may have room for them. Only for some time after a command had something
+// forgotten are they taken from the server, too.
 func (l *Link) put(ctx context.Context, kind string, list []kept.Record) error {
 	for ; len(list) > 0; list = list[min(len(list), pieces):] {
 		answers, err := l.server.ask(ctx, func(p redis.Pipeliner) {
 			for _, r := range list[:min(len(list), pieces)] {
 				name := nameOf(kind, r.Key)
 				if r.Value == nil {
+					if len(l.lingering) > 0 {
+						p.Del(ctx, name)
+					}
 					continue
 				}
 				p.SetArgs(ctx, name, r.Value, redis.SetArgs{ExpireAt: r.Until})
