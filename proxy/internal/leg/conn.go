@@ -432,6 +432,9 @@ func (c *Conn) Linger() error {
 	if c.isStuck() {
 		return nil // what was written last will not arrive
 	}
+	c.mu.Lock()
+	c.aborted = true // the close_notify has the time of last words, as all has from here on
+	c.mu.Unlock()
 	deadline := time.Now().Add(lingerTime)
 	if err := c.raw.SetDeadline(deadline); err != nil {
 		return err
