@@ -14,8 +14,9 @@ import (
 // It occupies no memory, and what is above it is collected as ever.
 type Headroom struct{ unused []byte }
 
-// headroom is in octets. Half of it is measurably slower, twice as much hardly
-// faster.
+// headroom is in octets: what some hundreds of sessions leave behind. Collecting takes
+// about 1 % of the processor time with it; a relay without it was seen to spend 8 %.
+// Other sizes were not measured.
 const headroom = 32 << 20
 
 // KeepHeadroom gives a process headroom, until Release.
