@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"postern/proxy/proxytest/mta"
 )
 
 // benchOptions are the flags of the benchmark.
@@ -66,6 +68,9 @@ func (b *benchmark) run(ctx context.Context, out io.Writer) error {
 					continue
 				}
 				f, err := b.measure(ctx, w, c)
+				if errors.As(err, new(*mta.MissingError)) {
+					continue // this user cannot have it run
+				}
 				if err != nil {
 					return fmt.Errorf("%s: %s: %w", w.name, c.name, err)
 				}

@@ -44,7 +44,7 @@ var workloads = []workload{
 	{name: "idle, 5,000", unit: "session", setting: setting{limits: unlimited, idle: 5000}, contenders: two, act: crowds, report: showMemory},
 	{name: "idle", unit: "session", setting: setting{limits: unlimited}, contenders: relays, act: crowds, report: showMemory},
 	{name: "idle, clear client", unit: "session", setting: setting{clear: true, limits: unlimited}, contenders: relays, act: crowds, report: showMemory},
-	{name: "one at a time", unit: "session", contenders: []string{"direct", "floor", "Postern", "stunnel"}, act: oneByOne, report: showLatency},
+	{name: "one at a time", unit: "session", contenders: inTLS, act: oneByOne, report: showLatency},
 	{name: "refused", unit: "connection", setting: setting{limits: "sessions_per_source = 1"}, contenders: alone, act: refusals},
 }
 
