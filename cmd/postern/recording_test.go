@@ -39,6 +39,12 @@ func record(t *testing.T, temper, doc string, clients ...func(*recording)) strin
 	r.start(doc, to.Addr().String())
 	for _, talk := range clients {
 		talk(r)
+		// The records are to stand in the order of the clients.
+		for began := time.Now(); r.server.Sessions() > 0; time.Sleep(time.Millisecond) {
+			if time.Since(began) > 30*time.Second {
+				t.Fatal("a session does not end")
+			}
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
